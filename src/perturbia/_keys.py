@@ -1,0 +1,28 @@
+"""Every AnnData key that Perturbia writes, named here and nowhere else."""
+
+from __future__ import annotations
+
+# written by pp.encode_perturbations
+OBSM_DESIGN = "perturbation"
+UNS_DESIGN = "perturbation"
+OBS_N = "perturbation_n"
+OBS_CONTROL = "is_control"
+
+# written by model registration
+OBSM_DOSAGE = "_perturbia_dosage"
+PERTURBATION = "perturbation"  # scvi registry key, and so the key in every minibatch
+
+# written by tl.split; its values
+OBS_SPLIT = "pb_split"
+SPLIT_VALUES = ("train", "valid", "test")
+
+# columns, layers and metadata of model results
+OBS_PERTURBATION = "pb_perturbation"
+OBS_DRAW = "pb_draw"
+OBS_SOURCE = "pb_source"
+LAYER_SD = "sd"
+LAYER_SE = "se"
+UNS_RESULT = "perturbia"
+
+# written by simulators
+UNS_TRUTH = "truth"
