@@ -42,7 +42,7 @@ def papalexi() -> AnnData:
     screen keeps cells of high ``guide_umi_fraction``. No cell is empty, and no cell was removed here.
 
     Source: Papalexi et al., *Nature Genetics* 53, 322–331 (2021), doi:10.1038/s41588-021-00778-2, GEO GSE153056;
-    published in this form by the R package sceptredata under the MIT licence.
+    cut from the example data that the R package sceptredata publishes under the MIT licence.
 
     Examples
     --------
@@ -78,11 +78,11 @@ def norman() -> AnnData:
 
     Notes
     -----
-    The counts were recovered from log-normalised values by their publisher's extract; two cells, not known
-    which, may carry half of their true counts. No cell is empty, and no cell was removed here.
+    The counts were recovered from the publisher's log-normalised values, exactly but for one factor per cell: two
+    cells, not known which, may carry half of their true counts. No cell is empty, and no cell was removed here.
 
-    Source: Norman et al., *Science* 365, 786–793 (2019), doi:10.1126/science.aax4438, GEO GSE133344; published in
-    this form by perturbench under the BSD-3-Clause licence.
+    Source: Norman et al., *Science* 365, 786–793 (2019), doi:10.1126/science.aax4438, GEO GSE133344; cut
+    from the development subset that perturbench publishes under the BSD-3-Clause licence.
 
     Examples
     --------
@@ -116,7 +116,7 @@ def tapseq() -> AnnData:
     The gene MTBP is zero in all cells. No cell is empty, and no cell was removed here.
 
     Source: Schraivogel et al., *Nature Methods* 17, 629–635 (2020), doi:10.1038/s41592-020-0837-5, GEO GSE135497;
-    published in this form by crispat under the MIT licence.
+    cut from the example data that crispat publishes under the MIT licence.
 
     Examples
     --------
@@ -151,7 +151,7 @@ def datlinger() -> AnnData:
     No cell is empty, and no cell was removed here.
 
     Source: Datlinger et al., *Nature Methods* 18, 635–642 (2021), doi:10.1038/s41592-021-01153-z, GEO GSE168620;
-    published in this form by scPerturb (test data of its R package) under the MIT licence.
+    cut from the test data of scPerturb's R package, which is published under the MIT licence.
 
     Examples
     --------
