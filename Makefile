@@ -20,7 +20,7 @@ PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 export OMP_NUM_THREADS ?= 1
 export MPLBACKEND ?= agg
 
-.PHONY: help venv demo test test-slow lint format docs tutorials bench clean
+.PHONY: help venv demo test test-slow lint types format docs tutorials bench clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -55,6 +55,9 @@ lint: venv ## Check style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+types: venv ## Check types only
+	$(BIN)/mypy
+
 format: venv ## Rewrite the code in the house style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -63,10 +66,10 @@ docs: venv ## Build the documentation; a warning is an error
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
 
 tutorials: venv ## Execute every tutorial in place
-	$(BIN)/python scripts/run_tutorials.py
+	$(BIN)/jupyter execute --inplace tutorials/*.ipynb
 
 bench: venv ## Run the benchmarks
-	@for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python "$$script" $(BENCH_ARGS); done
+	@for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python "$$script" $(BENCH_ARGS); done
 
 clean: ## Remove what the other targets made, but not the environment
 	rm -rf build dist perturbia-demo docs/_build docs/generated .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage coverage.xml
