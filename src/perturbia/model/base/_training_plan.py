@@ -1,0 +1,90 @@
+"""Training plan of models with treatment-level parameters."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from scvi.train import TrainingPlan
+
+if TYPE_CHECKING:
+    from scvi.module.base import BaseModuleClass
+
+__all__ = ["PerturbationTrainingPlan"]
+
+
+class PerturbationTrainingPlan(TrainingPlan):
+    """scvi-tools' plan with the optimiser that treatment-level parameters need.
+
+    Their gradients scale with the share of cells of a treatment, so Adam's `eps` must not drown them and no KL
+    warm-up may leave them unregularised for hundreds of epochs: both defaults of scvi-tools are changed. Networks,
+    dispersions and treatment-level parameters have learning rates of their own, all on one cosine schedule.
+
+    Parameters
+    ----------
+    module
+        Module with the attributes `encoder`, `decoder` and `effects`, or any module without them.
+    lr
+        Learning rate of the networks.
+    eps
+        Numerical constant of Adam.
+    weight_decay
+        Weight decay of the networks only.
+    dispersion_lr
+        Learning rate of the dispersions.
+    global_lr_factor
+        Learning rate of treatment-level parameters relative to `lr`.
+    n_steps
+        Length of the cosine schedule in optimiser steps; ``None`` keeps the rates constant.
+    **kwargs
+        Further arguments of :class:`scvi.train.TrainingPlan`.
+    """
+
+    def __init__(
+        self,
+        module: BaseModuleClass,
+        *,
+        lr: float = 2e-3,
+        eps: float = 1e-8,
+        weight_decay: float = 1e-6,
+        dispersion_lr: float = 1e-2,
+        global_lr_factor: float = 1.0,
+        n_steps: int | None = None,
+        n_epochs_kl_warmup: int | None = None,
+        **kwargs: object,
+    ) -> None:
+        self.dispersion_lr = dispersion_lr
+        self.global_lr_factor = global_lr_factor
+        self.n_steps = n_steps
+        super().__init__(
+            module, lr=lr, eps=eps, weight_decay=weight_decay, n_epochs_kl_warmup=n_epochs_kl_warmup, **kwargs
+        )
+
+    def configure_optimizers(self) -> dict:
+        """One Adam with a group for networks, dispersions and treatment-level parameters."""
+        groups: dict[str, list] = {"networks": [], "dispersion": [], "globals": []}
+        for name, parameter in self.module.named_parameters():
+            if parameter.requires_grad:
+                kind = "globals" if name.startswith("effects.") else "networks"
+                groups["dispersion" if name.endswith("log_dispersion") else kind].append(parameter)
+        rates = {
+            "networks": {"lr": self.lr, "weight_decay": self.weight_decay},
+            "dispersion": {"lr": self.dispersion_lr},
+            "globals": {"lr": self.lr * self.global_lr_factor},
+        }
+        optimizer = torch.optim.Adam(
+            [{"params": params, **rates[kind]} for kind, params in groups.items() if params], eps=self.eps
+        )
+        if self.n_steps is None:
+            return {"optimizer": optimizer}
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * min(step / self.n_steps, 1.0)))
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_validation_model_eval(self) -> None:
+        """Nothing to switch: the modules have neither dropout nor batch normalisation."""
+
+    def on_validation_model_train(self) -> None:
+        """See :meth:`on_validation_model_eval`."""

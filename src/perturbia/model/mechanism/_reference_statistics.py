@@ -1,0 +1,81 @@
+"""Statistics of the training cells that a module keeps: encoder standardisation, mean profile, library sizes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from scvi import REGISTRY_KEYS
+
+from perturbia import _keys
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from perturbia.model.mechanism._samsvae_module import SAMSVAEModule
+
+__all__ = ["ReferenceStatistics"]
+
+
+@dataclass(frozen=True)
+class ReferenceStatistics:
+    """Moments over the training cells, gathered in one pass.
+
+    Attributes
+    ----------
+    mean, sd
+        Of log counts (or features), `(n_features,)`; the standard deviation of a constant feature is 1.
+    profile
+        Share of each feature in all counts, or the mean of features that are not counts, `(n_features,)`.
+    n_treated
+        Cells of each perturbation, `(n_perturbations,)`.
+    control_library
+        Library sizes of the controls, `(n_controls,)`; of all cells if no training cell is a control.
+    """
+
+    mean: torch.Tensor
+    sd: torch.Tensor
+    profile: torch.Tensor
+    n_treated: torch.Tensor
+    control_library: np.ndarray
+
+    @classmethod
+    def gather(cls, batches: Iterable[dict[str, torch.Tensor]], *, counts: bool) -> ReferenceStatistics:
+        """Read minibatches once and accumulate in double precision."""
+        n, total, squared, raw, n_treated = 0, 0.0, 0.0, 0.0, 0.0
+        libraries, control = [], []
+        for tensors in batches:
+            x = tensors[REGISTRY_KEYS.X_KEY]
+            values = (torch.log1p(x) if counts else x).double()
+            n += len(x)
+            total = total + values.sum(0)
+            squared = squared + (values**2).sum(0)
+            raw = raw + x.double().sum(0)
+            treated = tensors[_keys.PERTURBATION] != 0
+            n_treated = n_treated + treated.double().sum(0)
+            size = tensors.get(REGISTRY_KEYS.SIZE_FACTOR_KEY)
+            libraries.append((x.sum(-1) if size is None else size.ravel()).numpy())
+            control.append((~treated.any(-1)).numpy())
+        mean = total / n
+        sd = (squared / n - mean**2).clamp(min=0).sqrt()
+        library, is_control = np.concatenate(libraries), np.concatenate(control)
+        return cls(
+            mean=mean.float(),
+            sd=torch.where(sd > 1e-6, sd, torch.ones_like(sd)).float(),
+            # half a count for features that no training cell expresses
+            profile=((raw + 0.5) / (raw + 0.5).sum() if counts else raw / n).float(),
+            n_treated=n_treated.float(),
+            control_library=library[is_control] if is_control.any() else library,
+        )
+
+    def write(self, module: SAMSVAEModule) -> None:
+        """Store the statistics in the module's buffers and start its decoder at the mean profile."""
+        module.input_mean.copy_(self.mean)
+        module.input_sd.copy_(self.sd)
+        module.n_treated.copy_(self.n_treated)
+        n = len(module.reference_library)
+        quantiles = np.quantile(self.control_library, (np.arange(n) + 0.5) / n)
+        module.reference_library.copy_(torch.from_numpy(quantiles))
+        module.decoder.start_at(self.profile.to(module.input_mean))

@@ -1,0 +1,242 @@
+"""Torch module of SAMS-VAE: additive sparse effects in latent space, three ways to infer them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from scvi import REGISTRY_KEYS
+from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
+from torch.distributions import Normal
+
+from perturbia import _keys
+from perturbia.nn import DiagonalGaussianEncoder, LikelihoodDecoder, MaskedEffects
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from perturbia.nn.decoder import Likelihood
+
+__all__ = ["BasalEncoder", "GlobalKL", "GlobalUpdate", "SAMSVAEModule"]
+
+BasalEncoder = Literal["residual", "correlated", "mean_field"]
+GlobalUpdate = Literal["closed_form", "gradient"]
+GlobalKL = Literal["closed", "plated"]
+
+
+class SAMSVAEModule(BaseModuleClass):
+    r"""Sparse additive mechanism shift variational autoencoder.
+
+    The generative model is common to all switches,
+
+    .. math::
+        z_i = z_i^b + \sum_t d_{it}\, m_t \odot e_t, \qquad x_i \sim p(x \mid z_i, l_i),
+
+    and `basal_encoder` chooses the guide: ``"residual"`` encodes the *total* latent, :math:`q(z_i \mid x_i)`, and the
+    basal mean is what the expected offset leaves, so that masks and embeddings meet the data only in a Gaussian KL
+    whose expectation is exact; ``"correlated"`` and ``"mean_field"`` are the published guides of the basal latent,
+    with sampled masks, that do or do not see the sampled offset.
+    """
+
+    def __init__(
+        self,
+        n_input: int,
+        n_treatments: int,
+        *,
+        n_latent: int = 20,
+        n_hidden: int = 128,
+        n_layers: int = 1,
+        n_batch: int = 1,
+        n_cats_per_cov: Sequence[int] | None = None,
+        n_continuous_cov: int = 0,
+        gene_likelihood: Likelihood = "nb",
+        basal_encoder: BasalEncoder = "residual",
+        global_update: GlobalUpdate = "closed_form",
+        global_kl: GlobalKL = "closed",
+        mask_prior_prob: float = 0.1,
+        embedding_prior_scale: float = 1.0,
+        n_particles: int = 1,
+        temperature: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.n_latent = n_latent
+        self.gene_likelihood = gene_likelihood
+        self.basal_encoder = basal_encoder
+        self.global_kl = global_kl
+        self.n_particles = n_particles
+        self.temperature = temperature
+        n_cat_list = [n_batch, *(n_cats_per_cov or ())]
+        sizes = {"n_hidden": n_hidden, "n_layers": n_layers, "n_cat_list": n_cat_list, "n_cont": n_continuous_cov}
+        self.encoder = DiagonalGaussianEncoder(
+            n_input, n_latent, n_condition=n_latent * (basal_encoder == "correlated"), **sizes
+        )
+        self.decoder = LikelihoodDecoder(n_latent, n_input, likelihood=gene_likelihood, **sizes)
+        self.effects = MaskedEffects(
+            n_treatments,
+            n_latent,
+            mask_prior_prob=mask_prior_prob,
+            embedding_prior_scale=embedding_prior_scale,
+            slab="conditional" if basal_encoder == "residual" else "mean_field",
+            trainable=global_update == "gradient",
+        )
+        self.register_buffer("input_mean", torch.zeros(n_input))
+        self.register_buffer("input_sd", torch.ones(n_input))
+        self.register_buffer("n_treated", torch.zeros(n_treatments))
+        self.register_buffer("reference_library", torch.full((64,), 1e4))
+
+    @property
+    def is_count_model(self) -> bool:
+        """Whether features are counts with a library size."""
+        return self.gene_likelihood != "normal"
+
+    def _get_inference_input(self, tensors: dict, **_: object) -> dict:
+        return {
+            "x": tensors[REGISTRY_KEYS.X_KEY],
+            "dosage": tensors[_keys.PERTURBATION],
+            "size_factor": tensors.get(REGISTRY_KEYS.SIZE_FACTOR_KEY),
+            **self._covariates(tensors),
+        }
+
+    def _get_generative_input(self, tensors: dict, inference_outputs: dict, **_: object) -> dict:
+        return {
+            "z": inference_outputs["z"],
+            "library": inference_outputs["library"],
+            **self._covariates(tensors),
+        }
+
+    @staticmethod
+    def _covariates(tensors: dict) -> dict:
+        return {
+            "batch_index": tensors[REGISTRY_KEYS.BATCH_KEY],
+            "cat_covs": tensors.get(REGISTRY_KEYS.CAT_COVS_KEY),
+            "cont_covs": tensors.get(REGISTRY_KEYS.CONT_COVS_KEY),
+        }
+
+    @staticmethod
+    def _categories(batch_index: torch.Tensor, cat_covs: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
+        return (batch_index, *(() if cat_covs is None else torch.split(cat_covs, 1, dim=1)))
+
+    def standardize(self, x: torch.Tensor) -> torch.Tensor:
+        """Encoder input: log counts (or features) with the mean and spread of the training cells removed."""
+        values = torch.log1p(x) if self.is_count_model else x
+        return (values - self.input_mean) / self.input_sd
+
+    @auto_move_data
+    def encode(
+        self,
+        x: torch.Tensor,
+        offset: torch.Tensor | None,
+        batch_index: torch.Tensor,
+        cat_covs: torch.Tensor | None = None,
+        cont_covs: torch.Tensor | None = None,
+    ) -> Normal:
+        """Guide of a batch: over the total latent if ``"residual"``, else over the basal latent.
+
+        `offset` has shape `(..., n_cells, n_latent)` and is read by the ``"correlated"`` guide only.
+        """
+        features = self.standardize(x)
+        if self.basal_encoder == "correlated":
+            features = torch.cat([features.expand(*offset.shape[:-1], -1), offset], dim=-1)
+        return self.encoder(features, *self._categories(batch_index, cat_covs), cont=cont_covs)
+
+    @auto_move_data
+    def inference(
+        self,
+        x: torch.Tensor,
+        dosage: torch.Tensor,
+        batch_index: torch.Tensor,
+        cat_covs: torch.Tensor | None = None,
+        cont_covs: torch.Tensor | None = None,
+        size_factor: torch.Tensor | None = None,
+        n_samples: int | None = None,
+    ) -> dict:
+        """Draw latents; `z` has shape `(n_cells, n_latent)`, with a leading axis if more than one particle is drawn."""
+        n_samples = n_samples or self.n_particles
+        covariates = {"batch_index": batch_index, "cat_covs": cat_covs, "cont_covs": cont_covs}
+        library = x.sum(-1, keepdim=True) if size_factor is None else size_factor
+        outputs = {"library": library, "draws": None}
+        if self.basal_encoder == "residual":
+            offset = dosage @ self.effects.effect()
+            qz = self.encode(x, None, **covariates)
+            z = qz.rsample((n_samples,))
+            outputs["offset_variance"] = dosage**2 @ self.effects.variance()
+            basal_mean = qz.loc - offset
+        else:
+            mask, embedding = self.effects.sample(n_samples, temperature=self.temperature)
+            outputs["draws"] = mask, embedding
+            offset = dosage @ (mask * embedding)
+            qz = self.encode(x, offset, **covariates)
+            # the correlated guide has one distribution per particle, the mean-field guide one for all
+            basal = qz.rsample(() if self.basal_encoder == "correlated" else (n_samples,))
+            z = basal + offset
+            outputs["offset_variance"] = 0.0
+            basal_mean = qz.loc
+        outputs |= {"z": z[0] if n_samples == 1 else z, "qz": qz, "basal_mean": basal_mean}
+        return outputs
+
+    @auto_move_data
+    def generative(
+        self,
+        z: torch.Tensor,
+        library: torch.Tensor,
+        batch_index: torch.Tensor,
+        cat_covs: torch.Tensor | None = None,
+        cont_covs: torch.Tensor | None = None,
+    ) -> dict:
+        """Distribution of features given total latents."""
+        return {"px": self.decoder(z, library, *self._categories(batch_index, cat_covs), cont=cont_covs)}
+
+    def kl_local(self, inference_outputs: dict) -> torch.Tensor:
+        """Expected KL of the basal latent to its prior, shape `(n_cells,)`; masks and embeddings integrated out."""
+        scale = inference_outputs["qz"].scale
+        kl = 0.5 * (
+            scale**2
+            + inference_outputs["basal_mean"] ** 2
+            + inference_outputs["offset_variance"]
+            - 1
+            - 2 * torch.log(scale)
+        ).sum(-1)
+        return kl.mean(0) if kl.ndim == 2 else kl
+
+    def plated_kl(self, dosage: torch.Tensor, inference_outputs: dict) -> torch.Tensor:
+        """Share of the global KL that each cell carries: that of its treatments over their numbers of cells."""
+        share = (dosage != 0).float() / self.n_treated.clamp(min=1)
+        draws = inference_outputs["draws"]
+        per_treatment = self.effects.kl() if draws is None else -self.effects.log_ratio(*draws).mean(0)
+        return share @ per_treatment.sum(-1)
+
+    def loss(
+        self,
+        tensors: dict,
+        inference_outputs: dict,
+        generative_outputs: dict,
+        kl_weight: float = 1.0,
+        n_obs: int = 1,
+    ) -> LossOutput:
+        """Negative evidence bound per cell."""
+        log_prob = generative_outputs["px"].log_prob(tensors[REGISTRY_KEYS.X_KEY]).sum(-1)
+        reconstruction = -(log_prob.mean(0) if log_prob.ndim == 2 else log_prob)
+        kl_local = self.kl_local(inference_outputs)
+        kl_global = self.effects.kl().sum()
+        loss = (reconstruction + kl_weight * kl_local).mean()
+        if self.global_kl == "plated":
+            loss = loss + kl_weight * self.plated_kl(tensors[_keys.PERTURBATION], inference_outputs).mean()
+        elif self.effects.mask_logit.requires_grad:
+            loss = loss + kl_weight * kl_global / n_obs
+        return LossOutput(
+            loss=loss, reconstruction_loss=reconstruction, kl_local={"basal": kl_local}, kl_global=kl_global.detach()
+        )
+
+    @torch.inference_mode()
+    def sample(self, tensors: dict, n_samples: int = 1) -> torch.Tensor:
+        """Posterior predictive draws of the features of a batch, `(n_cells, n_features)` or with a leading axis."""
+        _, generative_outputs = self.forward(
+            tensors, inference_kwargs={"n_samples": n_samples}, compute_loss=False
+        )
+        return generative_outputs["px"].sample().cpu()
+
+    @torch.no_grad()
+    def rotate(self, rotation: torch.Tensor) -> None:
+        """Change the latent basis to `z' = R.T z` in encoder and decoder; masks and embeddings are the caller's."""
+        self.encoder.rotate(rotation)
+        self.decoder.rotate(rotation)

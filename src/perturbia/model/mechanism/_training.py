@@ -1,0 +1,190 @@
+"""Training of latent-shift models: splits, closed-form updates, and a schedule in steps."""
+
+from __future__ import annotations
+
+import logging
+import math
+import warnings
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from scvi.model.base import UnsupervisedTrainingMixin
+
+from perturbia import _keys
+from perturbia.errors import SplitError
+from perturbia.model.base._training_plan import PerturbationTrainingPlan
+from perturbia.model.mechanism._global_updates import ClosedFormUpdates, Rotation, UpdateSchedule
+from perturbia.model.mechanism._reference_statistics import ReferenceStatistics
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from anndata import AnnData
+
+__all__ = ["MechanismTraining"]
+
+logger = logging.getLogger(__name__)
+
+
+class MechanismTraining(UnsupervisedTrainingMixin):
+    """`train` of models whose perturbations shift latents."""
+
+    _training_plan_cls = PerturbationTrainingPlan
+
+    def train(
+        self,
+        max_epochs: int | None = None,
+        *,
+        max_steps: int | None = None,
+        accelerator: str = "auto",
+        devices: int | list[int] | str = "auto",
+        split_key: str | None = _keys.OBS_SPLIT,
+        train_size: float = 0.9,
+        batch_size: int = 256,
+        rotation: Rotation | None = None,
+        rotate_at: Sequence[float] = (0.3, 0.5, 0.8),
+        update_every: int = 25,
+        sparsify_at: float = 0.3,
+        max_update_cells: int = 20_000,
+        plan_kwargs: dict | None = None,
+        datasplitter_kwargs: dict | None = None,
+        **trainer_kwargs: object,
+    ) -> None:
+        """Train the model.
+
+        Parameters
+        ----------
+        max_epochs
+            Passes through the training cells; by default as many as `max_steps` needs.
+        max_steps
+            Optimiser steps, 4,000 by default; ignored if `max_epochs` is given.
+        accelerator, devices
+            Where to train, as in scvi-tools; ``accelerator="gpu"`` for one GPU.
+        split_key
+            Column of `obs` with ``train``, ``valid`` and ``test``, used if it exists; ``None`` ignores it.
+        train_size
+            Share of cells that train when there is no such column; the rest validates.
+        batch_size
+            Cells per step.
+        rotation
+            Turning of the latent basis towards sparse effects; ``"l1"`` by default, ``"none"`` under the published
+            guides.
+        rotate_at
+            Fractions of the training at which to turn it.
+        update_every
+            Steps between closed-form updates of masks and embeddings.
+        sparsify_at
+            Fraction of the training from which masks feel their prior; before, the prior probability is one half.
+        max_update_cells
+            Training cells, drawn anew each time, that a closed-form update reads; the last one reads all.
+        plan_kwargs
+            Arguments of :class:`~perturbia.model.base.PerturbationTrainingPlan`, such as ``lr``.
+        datasplitter_kwargs
+            Arguments of :class:`scvi.dataloaders.DataSplitter`.
+        **trainer_kwargs
+            Arguments of :class:`scvi.train.Trainer`, such as ``enable_progress_bar`` or ``early_stopping``.
+
+        Returns
+        -------
+        Nothing; the model is trained in place, curves are in `history`.
+
+        Raises
+        ------
+        SplitError
+            If `split_key` names a column without training cells.
+        """
+        splits = self._split_indices(split_key, train_size)
+        n_batches = math.ceil(len(splits[0]) / batch_size)
+        n_steps = max_epochs * n_batches if max_epochs is not None else (max_steps or 4000)
+        max_epochs = max_epochs or math.ceil(n_steps / n_batches)
+        self._gather_statistics(splits[0])
+        callbacks = list(trainer_kwargs.pop("callbacks", None) or [])
+        rotation = rotation or ("l1" if self.global_update == "closed_form" else "none")
+        if self.global_update == "closed_form" or rotation != "none":
+            schedule = UpdateSchedule(
+                n_steps,
+                first=min(200, n_steps // 10),
+                every=update_every,
+                rotate_at=tuple(rotate_at),
+                sparsify_at=sparsify_at,
+            )
+            callbacks.append(self._global_updates(splits[0], schedule, rotation, max_update_cells))
+        trainer_kwargs.setdefault("check_val_every_n_epoch", max(1, max_epochs // 20) if len(splits[1]) else None)
+        with warnings.catch_warnings(), torch.random.fork_rng():
+            _quiet_third_parties()
+            torch.manual_seed(self.seed)
+            super().train(
+                max_epochs=max_epochs,
+                accelerator=accelerator,
+                devices=devices,
+                batch_size=batch_size,
+                datasplitter_kwargs={"external_indexing": splits, **(datasplitter_kwargs or {})},
+                plan_kwargs={"n_steps": n_steps, **(plan_kwargs or {})},
+                callbacks=callbacks,
+                max_steps=n_steps,
+                **trainer_kwargs,
+            )
+        if self.global_update == "gradient":
+            # no gradient has ever reached them: the prior is what we know
+            self.module.effects.reset_to_prior(self.module.n_treated == 0)
+
+    def _split_indices(self, split_key: str | None, train_size: float) -> list[np.ndarray]:
+        n_obs = self.adata.n_obs
+        if split_key is not None and split_key in self.adata.obs:
+            values = self.adata.obs[split_key].astype(str).to_numpy()
+            splits = [np.flatnonzero(values == part) for part in _keys.SPLIT_VALUES]
+            if len(splits[0]) == 0:
+                msg = f"split_key: expected cells marked 'train' in obs[{split_key!r}], found {sorted(set(values))[:5]}."
+                raise SplitError(msg)
+            logger.info("Training on the cells that obs[%r] marks as 'train'.", split_key)
+            return splits
+        if not 0 < train_size <= 1:
+            msg = f"train_size: expected a share in (0, 1], got {train_size}."
+            raise ValueError(msg)
+        order = np.random.default_rng(self.seed).permutation(n_obs)
+        n_train = math.ceil(train_size * n_obs)
+        return [np.sort(order[:n_train]), np.sort(order[n_train:]), np.array([], dtype=int)]
+
+    def _gather_statistics(self, indices: np.ndarray) -> None:
+        loader = self._make_data_loader(adata=self.adata, indices=indices, batch_size=2048)
+        ReferenceStatistics.gather(loader, counts=self.module.is_count_model).write(self.module)
+
+    def _global_updates(
+        self, indices: np.ndarray, schedule: UpdateSchedule, rotation: Rotation, max_cells: int
+    ) -> ClosedFormUpdates:
+        effects = self.module.effects
+        return ClosedFormUpdates(
+            self.module,
+            self._encoder_means(self.adata, indices),
+            self._registered_dosage(self.adata, indices),
+            schedule=schedule,
+            mask_prior_prob=1 / (1 + math.exp(-effects.mask_prior_logit)),
+            embedding_prior_scale=effects.embedding_prior_scale,
+            closed_form=self.global_update == "closed_form",
+            rotation=rotation,
+        )
+
+    def _encoder_means(self, adata: AnnData, indices: np.ndarray) -> Callable[[], np.ndarray]:
+        """Function that encodes the training cells with the encoder of the moment."""
+
+        @torch.inference_mode()
+        def encode() -> np.ndarray:
+            loader = self._make_data_loader(adata=adata, indices=indices, batch_size=4096)
+            means = []
+            for tensors in loader:
+                inputs = self.module._get_inference_input(self._on_device(tensors))
+                inputs.pop("size_factor"), inputs.pop("dosage")
+                means.append(self.module.encode(offset=None, **inputs).loc.cpu())
+            return torch.cat(means).numpy()
+
+        return encode
+
+
+def _quiet_third_parties() -> None:
+    """Filter notices that our users can do nothing about, for the time of the training."""
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*number of training batches.*")
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
+    warnings.filterwarnings("ignore", message=".*is a wandb run.*")

@@ -1,0 +1,15 @@
+"""Torch blocks that several models share."""
+
+from __future__ import annotations
+
+import lazy_loader as _lazy
+
+__getattr__, __dir__, __all__ = _lazy.attach(
+    __name__,
+    submod_attrs={
+        "count_layer": ["ExpectedLogCounts", "gamma_quantile_draws"],
+        "encoder": ["DiagonalGaussianEncoder"],
+        "decoder": ["LikelihoodDecoder"],
+        "masked_effects": ["MaskedEffects"],
+    },
+)
