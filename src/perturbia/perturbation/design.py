@@ -13,7 +13,8 @@ import scipy.sparse as sp
 
 from perturbia.errors import ControlError, DoseError, LabelError, UnknownPerturbation, shorten
 from perturbia.perturbation.dosage import dosage_labels
-from perturbia.perturbation.labels import CONTROL, check_control, check_name, split_label
+from perturbia.perturbation.doses import align_doses
+from perturbia.perturbation.labels import CONTROL, Token, check_control, check_name, split_label
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -154,7 +155,7 @@ def design_from_labels(
     (['A', 'B'], [[1.0, 10.0], [0.0, 0.0], [2.0, 0.0]])
     """
     controls = check_control(control)
-    codes, levels = _label_levels(labels, argument=argument)
+    codes, levels = label_levels(labels, argument=argument)
     tokens = _parse_levels(levels, controls, sep, argument)
     names = sorted({name for level in tokens for name, _ in level if name is not None})
     if len(codes) >= MANY_CELLS and len(names) > len(codes) / 2:
@@ -175,18 +176,43 @@ def design_from_labels(
         msg = f"{dose_argument}: expected doses in one place, got a dose column and labels with '@'. Keep one of them."
         raise DoseError(msg)
     else:
-        matrix = _with_doses(tokens, names, codes, doses, levels, sep=sep, argument=dose_argument)
+        matrix = align_doses(tokens, names, codes, doses, levels, sep=sep, argument=dose_argument)
     matrix.sort_indices()
     return Design(matrix, names, list(controls), sep, has_doses=written or doses is not None)
 
 
-def _label_levels(labels: ArrayLike, *, argument: str) -> tuple[np.ndarray, list[str]]:
-    """Return the code of each cell and the distinct labels as text; unused categories are dropped."""
+def label_levels(labels: ArrayLike, *, argument: str) -> tuple[np.ndarray, list[str]]:
+    """Find the distinct labels of a column.
+
+    Parameters
+    ----------
+    labels
+        Text, categories, booleans or whole numbers (n_obs,).
+    argument
+        The argument to name in messages.
+
+    Returns
+    -------
+    codes
+        int (n_obs,), the label of each cell.
+    levels
+        The labels that occur, as text, in order of appearance.
+
+    Raises
+    ------
+    LabelError
+        If there are no cells, a label is missing, or labels are real numbers.
+    """
     series = labels if isinstance(labels, pd.Series) else pd.Series(labels)
-    kind = series.cat.categories if isinstance(series.dtype, pd.CategoricalDtype) else series
-    if pd.api.types.is_float_dtype(kind.dtype):
-        msg = f"{argument}: expected labels, got real numbers. Name a column of labels; numbers go to the dose column."
-        if not (series.isna().any() and kind is series and (series.dropna() % 1 == 0).all()):
+    if not len(series):
+        msg = f"{argument}: expected cells, got none. Check how the data were filtered."
+        raise LabelError(msg)
+    values = series.cat.categories if isinstance(series.dtype, pd.CategoricalDtype) else series
+    if pd.api.types.is_float_dtype(values.dtype):
+        # pandas stores whole numbers with gaps as floats: there the gaps are the fault to report
+        gaps = values is series and series.isna().any() and (series.dropna() % 1 == 0).all()
+        if not gaps:
+            msg = f"{argument}: expected labels, got real numbers. Name a column of labels; numbers go to the dose column."
             raise LabelError(msg)
     codes, uniques = pd.factorize(series, sort=False)
     missing = int((codes < 0).sum())
@@ -200,7 +226,7 @@ def _label_levels(labels: ArrayLike, *, argument: str) -> tuple[np.ndarray, list
     return codes, levels
 
 
-def _parse_levels(levels: list[str], controls: Sequence[str], sep: str, argument: str) -> list[list]:
+def _parse_levels(levels: list[str], controls: Sequence[str], sep: str, argument: str) -> list[list[Token]]:
     tokens = []
     for level in levels:
         try:
@@ -243,7 +269,7 @@ def _warn_of_lookalikes(names: list[str], controls: Sequence[str], argument: str
         )
 
 
-def _level_matrix(tokens: list[list], names: list[str]) -> sp.csr_matrix:
+def _level_matrix(tokens: list[list[Token]], names: list[str]) -> sp.csr_matrix:
     """One row per distinct label, with the doses written in it or 1."""
     column = {name: j for j, name in enumerate(names)}
     kept = [
@@ -253,101 +279,6 @@ def _level_matrix(tokens: list[list], names: list[str]) -> sp.csr_matrix:
     indices = np.array([j for level in kept for j, _ in level], dtype=np.int32)
     data = np.array([dose for level in kept for _, dose in level], dtype=np.float32)
     return sp.csr_matrix((data, indices, indptr), shape=(len(tokens), len(names)))
-
-
-def _dose_levels(doses: ArrayLike, sep: str, argument: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the code of each cell (-1 where missing), the doses of each level (n_levels, M), and their number."""
-    series = doses if isinstance(doses, pd.Series) else pd.Series(doses)
-    codes, uniques = pd.factorize(series, sort=False)
-    if pd.api.types.is_numeric_dtype(uniques.dtype):
-        return codes, np.asarray(uniques, dtype=np.float64)[:, None], np.ones(len(uniques), dtype=np.int64)
-    parsed: list[list[float]] = []
-    for one in uniques:
-        text = one.decode() if isinstance(one, bytes) else str(one)
-        parts = text.split(sep) if sep and sep in text else text.split("+") if "+" in text else [text]
-        try:
-            parsed.append([float(part) for part in parts])
-        except ValueError:
-            parsed.append([])  # an error only where a treated cell has it
-    counts = np.array([len(one) for one in parsed], dtype=np.int64)
-    table = np.full((len(parsed), max([1, *counts])), np.nan)
-    for i, one in enumerate(parsed):
-        table[i, : len(one)] = one
-    return codes, table, counts
-
-
-def _with_doses(
-    tokens: list[list],
-    names: list[str],
-    codes: np.ndarray,
-    doses: ArrayLike,
-    levels: list[str],
-    *,
-    sep: str,
-    argument: str,
-) -> sp.csr_matrix:
-    """Align the doses of each cell with the written tokens of its label, control tokens included or not."""
-    if len(np.shape(doses)) != 1 or len(doses) != len(codes):
-        msg = f"{argument}: expected one dose per cell ({len(codes)}), got shape {np.shape(doses)}. Check the column."
-        raise DoseError(msg)
-    dose_codes, table, n_doses = _dose_levels(doses, sep, argument)
-    column = {name: j for j, name in enumerate(names)}
-    width = max([1, *(len(level) for level in tokens)])
-    # per label: the column of each written token, -1 for control, -2 past the end
-    written = np.full((len(tokens), width), -2, dtype=np.int64)
-    for i, level in enumerate(tokens):
-        written[i, : len(level)] = [-1 if name is None else column[name] for name, _ in level]
-    is_target = written >= 0
-    compact = np.cumsum(is_target, axis=1) - 1
-    n_tokens, n_targets = (written > -2).sum(axis=1), is_target.sum(axis=1)
-
-    treated = np.flatnonzero(n_targets[codes] > 0)
-    label, dose = codes[treated], dose_codes[treated]
-    missing = dose < 0
-    given = np.where(missing, 0, n_doses[dose] if len(n_doses) else 0)
-    wrong = missing | ((given != n_tokens[label]) & (given != n_targets[label]))
-    if wrong.any():
-        raise DoseError(_misaligned(treated[wrong], levels, codes, doses, missing[wrong], argument))
-    # doses line up with all written tokens, or with the targets alone where the label also writes controls
-    full = given == n_tokens[label]
-    position = np.where(full[:, None], np.arange(width)[None, :], compact[label])
-    row, token = np.nonzero(is_target[label])
-    values = table[dose[row], position[row, token]]
-    with np.errstate(over="ignore", under="ignore"):
-        single = values.astype(np.float32)
-    bad = ~np.isfinite(single) | (single <= 0)
-    if bad.any():
-        cell = treated[row[bad][0]]
-        what = "0" if values[bad][0] == 0 else repr(_at(doses, cell))
-        fix = "Label untreated cells as control." if values[bad][0] == 0 else "Correct the dose."
-        msg = (
-            f"{argument}: expected finite doses above 0 for treated cells, got {what} for label {levels[codes[cell]]!r} "
-            f"({len(np.unique(row[bad]))} cells). {fix}"
-        )
-        raise DoseError(msg)
-    columns = written[label[row], token]
-    return sp.csr_matrix((single, (treated[row], columns)), shape=(len(codes), len(names)), dtype=np.float32)
-
-
-def _misaligned(
-    cells: np.ndarray, levels: list[str], codes: np.ndarray, doses: ArrayLike, missing: np.ndarray, argument: str
-) -> str:
-    if missing.any():
-        seen = sorted({levels[codes[cell]] for cell in cells[missing][:1000]})
-        return (
-            f"{argument}: expected a dose in every treated cell, got {int(missing.sum())} cells without one (NaN), labels "
-            f"{shorten(seen, limit=5)}. Fill in the dose or drop those cells."
-        )
-    label, dose = levels[codes[cells[0]]], _at(doses, cells[0])
-    return (
-        f"{argument}: expected one dose per target in the written order of the label, such as '0.5+1.0', got {dose!r} for "
-        f"label {label!r} ({len(cells)} cells). Write a dose for every target."
-    )
-
-
-def _at(values: ArrayLike, i: int) -> object:
-    value = values.iloc[i] if isinstance(values, pd.Series) else np.asarray(values)[i]
-    return value.item() if isinstance(value, np.generic) else value
 
 
 def design_from_matrix(
@@ -400,7 +331,13 @@ def design_from_matrix(
     values = _as_csr(matrix, argument)
     if given is None:
         given = [f"t{j}" for j in range(values.shape[1])]
-    given = [check_name(str(name)) for name in given]
+    given = [str(name) for name in given]
+    controls = check_control(control)
+    columns = [name for name in given if name in (*controls, CONTROL)]
+    if columns:
+        msg = f"{argument}: expected columns of treatments, got {columns[0]!r}. Drop it: control cells are zero rows."
+        raise ControlError(msg)
+    given = [check_name(name) for name in given]
     if len(given) != values.shape[1] or len(set(given)) < len(given):
         twice = next((name for name in given if given.count(name) > 1), None)
         got = f"{twice!r} twice" if twice else f"{len(given)} names"
@@ -408,7 +345,7 @@ def design_from_matrix(
             f"{argument}: expected {values.shape[1]} distinct names, one per column, got {got}. Name every column once."
         )
         raise LabelError(msg)
-    design = Design(values, given, list(check_control(control)), sep, has_doses=bool((values.data != 1).any()))
+    design = Design(values, given, list(controls), sep, has_doses=bool((values.data != 1).any()))
     if require_control and not design.is_control.any():
         msg = (
             f"control: expected cells with a zero row in {argument}, got none in {values.shape[0]} cells. "

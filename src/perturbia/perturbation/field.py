@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -261,52 +261,21 @@ class PerturbationField(BaseAnnDataField):
         """Read the design, and whether its names come from the data; touches nothing."""
         control = self.control if state is None else state["control"]
         sep = self.sep if state is None else state["sep"]
-        if self.source == "obs":
-            labels = _column(adata, self.key, "perturbation_key")
-            doses = None if self.dose_key is None else _column(adata, self.dose_key, "dose_key")
-            argument = f"adata.obs[{self.key!r}]"
-            dose_argument = f"adata.obs[{self.dose_key!r}]"
-            design = design_from_labels(
-                labels,
-                control=control,
-                doses=doses,
-                sep=sep,
-                require_control=require_control,
-                argument=argument,
-                dose_argument=dose_argument,
-            )
-            return design, True
-        if self.key not in adata.obsm:
-            msg = (
-                f"perturbation_obsm_key: expected a key of adata.obsm, got {self.key!r}; keys are "
-                f"{shorten(adata.obsm.keys()) or 'none'}. Run pp.encode_perturbations, or name another key."
-            )
-            raise LabelError(msg)
-        matrix = adata.obsm[self.key]
-        stored = adata.uns.get(self.key)
-        names = None
-        if not isinstance(matrix, pd.DataFrame) and hasattr(stored, "get") and stored.get("names") is not None:
-            names = [str(name) for name in np.atleast_1d(stored["names"])]
-            control = [str(one) for one in np.atleast_1d(stored.get("control", list(control)))]
-        design = design_from_matrix(
-            matrix,
-            names=names,
+        if self.source == "obsm":
+            return _design_in_obsm(adata, self.key, control=control, sep=sep, require_control=require_control)
+        design = design_from_labels(
+            _column(adata, self.key, "perturbation_key"),
             control=control,
+            doses=None if self.dose_key is None else _column(adata, self.dose_key, "dose_key"),
             sep=sep,
             require_control=require_control,
-            argument=f"adata.obsm[{self.key!r}]",
+            argument=f"adata.obs[{self.key!r}]",
+            dose_argument=f"adata.obs[{self.dose_key!r}]",
         )
-        return design, names is not None or isinstance(matrix, pd.DataFrame)
+        return design, True
 
     def _state(self, design: Design, *, named: bool) -> dict[str, Any]:
-        by_target = design.matrix.tocsc()
-        n_cells = np.diff(by_target.indptr)
-        low = np.zeros(len(n_cells))
-        high = np.zeros(len(n_cells))
-        filled = n_cells > 0
-        if filled.any():
-            low[filled] = np.minimum.reduceat(by_target.data, by_target.indptr[:-1][filled])
-            high[filled] = np.maximum.reduceat(by_target.data, by_target.indptr[:-1][filled])
+        n_cells, dose_range = _support(design)
         return {
             "names": list(design.names),
             "control": list(design.control),
@@ -315,8 +284,8 @@ class PerturbationField(BaseAnnDataField):
             "key": self.key,
             "dose_key": self.dose_key,
             "named": named,
-            "n_cells": [int(n) for n in n_cells],
-            "dose_range": [(float(a), float(b)) for a, b in zip(low, high, strict=True)],
+            "n_cells": n_cells,
+            "dose_range": dose_range,
         }
 
 
@@ -368,3 +337,40 @@ def _column(adata: AnnData, key: str, argument: str) -> pd.Series:
         msg = f"{argument}: expected one column of adata.obs named {key!r}, got {column.shape[1]}. Rename the others."
         raise LabelError(msg)
     return column
+
+
+def _design_in_obsm(
+    adata: AnnData, key: str, *, control: Sequence[str], sep: str, require_control: bool
+) -> tuple[Design, bool]:
+    """Read a matrix with the names of its columns, or those that pp.encode_perturbations left in uns."""
+    if key not in adata.obsm:
+        msg = (
+            f"perturbation_obsm_key: expected a key of adata.obsm, got {key!r}; keys are "
+            f"{shorten(adata.obsm.keys()) or 'none'}. Run pp.encode_perturbations, or name another key."
+        )
+        raise LabelError(msg)
+    matrix = adata.obsm[key]
+    stored = adata.uns.get(key)
+    named = isinstance(matrix, pd.DataFrame)
+    names = None
+    if not named and isinstance(stored, Mapping) and stored.get("names") is not None:
+        named, names = True, [str(name) for name in np.atleast_1d(stored["names"])]
+        control = [str(one) for one in np.atleast_1d(stored.get("control", list(control)))]
+    argument = f"adata.obsm[{key!r}]"
+    design = design_from_matrix(
+        matrix, names=names, control=control, sep=sep, require_control=require_control, argument=argument
+    )
+    return design, named
+
+
+def _support(design: Design) -> tuple[list[int], list[tuple[float, float]]]:
+    """Return the number of cells and the lowest and highest dose of each target; zeros where it has no cell."""
+    by_target = design.matrix.tocsc()
+    n_cells = np.diff(by_target.indptr)
+    low, high = np.zeros(len(n_cells)), np.zeros(len(n_cells))
+    filled = n_cells > 0
+    if filled.any():
+        starts = by_target.indptr[:-1][filled]
+        low[filled] = np.minimum.reduceat(by_target.data, starts)
+        high[filled] = np.maximum.reduceat(by_target.data, starts)
+    return [int(n) for n in n_cells], [(float(a), float(b)) for a, b in zip(low, high, strict=True)]

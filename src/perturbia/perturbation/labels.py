@@ -136,7 +136,7 @@ def check_control(control: str | Iterable[str]) -> tuple[str, ...]:
     """
     given = [control] if isinstance(control, str) or not isinstance(control, Iterable) else list(control)
     labels = tuple(dict.fromkeys(str(label).strip() for label in given))
-    if not labels or "" in labels or any(label is None or label != label for label in given):  # noqa: PLR0124
+    if not labels or "" in labels or None in given:
         msg = f"control: expected one or more control labels, got {control!r}. Name the label of the control cells."
         raise ControlError(msg)
     bad = [one for one in labels if one.casefold() in UNASSIGNED - _ALLOWED_AS_CONTROL]

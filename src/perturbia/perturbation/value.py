@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import total_ordering
 from typing import TypeAlias
 
 from perturbia.errors import LabelError
@@ -12,6 +13,7 @@ from perturbia.perturbation.labels import CONTROL, check_dose, check_name, join_
 Query: TypeAlias = "Perturbation | str | Mapping[str, float] | Iterable[str] | None"
 
 
+@total_ordering
 @dataclass(frozen=True, slots=True, init=False, repr=False)
 class Perturbation:
     """A set of targets with a dose each; no target is the control. Immutable, hashable, sortable.
@@ -62,6 +64,8 @@ class Perturbation:
         *,
         context: Mapping[str, str] | None = None,
     ) -> None:
+        if isinstance(targets, Perturbation) and context is None:
+            context = targets.context
         pairs = sorted(_read_targets(targets))
         names = tuple(name for name, _ in pairs)
         if len(set(names)) < len(names):
