@@ -1,0 +1,71 @@
+"""Absolute and squared error of predicted effects."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from perturbia.metrics._paired_effects import as_rows, paired_effects, result
+
+
+def mae(truth: np.ndarray, prediction: np.ndarray, *, per_perturbation: bool = False) -> float | np.ndarray:
+    r"""Mean absolute error, :math:`\frac{1}{G} \sum_g |\delta_g - \hat\delta_g|`.
+
+    Means and effects give the same value when one observed control mean is added to both.
+
+    Parameters
+    ----------
+    truth, prediction
+        Effects or mean profiles, shape (n_perturbations, n_genes), same order and scale.
+    per_perturbation
+        One value for each row instead of one over all entries.
+
+    Returns
+    -------
+    A float in the unit of the effects, or an array of shape (n_perturbations,). 0 is best.
+
+    Raises
+    ------
+    ValueError
+        Shapes differ, or arrays are empty, not two-dimensional or not finite.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> mae(np.array([[0.0, 1.0]]), np.array([[1.0, 3.0]]))
+    1.5
+    """
+    true, predicted = paired_effects(truth, prediction)
+    rows = as_rows(np.abs(true - predicted), per_perturbation=per_perturbation)
+    return result(rows.mean(axis=1), per_perturbation=per_perturbation)
+
+
+def rmse(truth: np.ndarray, prediction: np.ndarray, *, per_perturbation: bool = False) -> float | np.ndarray:
+    r"""Root mean squared error, :math:`\sqrt{\frac{1}{G} \sum_g (\delta_g - \hat\delta_g)^2}`.
+
+    The flattened value is the root of the mean over all entries, not the mean of the rows' values.
+
+    Parameters
+    ----------
+    truth, prediction
+        Effects or mean profiles, shape (n_perturbations, n_genes), same order and scale.
+    per_perturbation
+        One value for each row instead of one over all entries.
+
+    Returns
+    -------
+    A float in the unit of the effects, or an array of shape (n_perturbations,). 0 is best.
+
+    Raises
+    ------
+    ValueError
+        Shapes differ, or arrays are empty, not two-dimensional or not finite.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> round(rmse(np.array([[0.0, 1.0]]), np.array([[3.0, 5.0]])), 4)
+    3.5355
+    """
+    true, predicted = paired_effects(truth, prediction)
+    rows = as_rows((true - predicted) ** 2, per_perturbation=per_perturbation)
+    return result(np.sqrt(rows.mean(axis=1)), per_perturbation=per_perturbation)
