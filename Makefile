@@ -37,7 +37,8 @@ $(STAMP): pyproject.toml constraints.txt
 		echo "installed with uv"; \
 	else \
 		$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1" && \
-		$(BIN)/python -m pip install -c constraints.txt -e . --group dev; \
+		echo "Installing into $(VENV): this takes a few minutes, once." && \
+		$(BIN)/python -m pip install --quiet -c constraints.txt -e . --group dev; \
 	fi
 	@touch $@
 
