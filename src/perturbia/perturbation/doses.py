@@ -77,7 +77,7 @@ def align_doses(
     DoseError
         If a treated cell has no dose, a dose is not a finite number above 0, or doses and targets differ in number.
     """
-    if len(np.shape(doses)) != 1 or len(doses) != len(codes):
+    if np.shape(doses) != (len(codes),):
         msg = f"{argument}: expected one dose per cell ({len(codes)}), got shape {np.shape(doses)}. Check the column."
         raise DoseError(msg)
     dose_codes, table, n_doses = _dose_levels(doses, sep, argument)

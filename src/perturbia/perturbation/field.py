@@ -17,6 +17,7 @@ from perturbia.perturbation.labels import CONTROL, check_control
 if TYPE_CHECKING:
     import rich.table
     from anndata import AnnData
+    from mudata import MuData
 
 
 class PerturbationField(BaseAnnDataField):
@@ -114,7 +115,7 @@ class PerturbationField(BaseAnnDataField):
             raise LabelError(msg)
         return list(self._names)
 
-    def validate_field(self, adata: AnnData) -> None:
+    def validate_field(self, adata: AnnData | MuData) -> None:
         """Check that the data can be registered; writes nothing.
 
         Parameters
@@ -127,10 +128,9 @@ class PerturbationField(BaseAnnDataField):
         PerturbiaError
             As :meth:`register_field` does.
         """
-        super().validate_field(adata)
         self._read(adata, require_control=True)
 
-    def register_field(self, adata: AnnData) -> dict[str, Any]:
+    def register_field(self, adata: AnnData | MuData) -> dict[str, Any]:
         """Read the perturbations and write the dosage matrix.
 
         Parameters
@@ -161,11 +161,11 @@ class PerturbationField(BaseAnnDataField):
     def transfer_field(
         self,
         state_registry: dict[str, Any],
-        adata_target: AnnData,
+        adata_target: AnnData | MuData,
         *,
         extend_categories: bool = False,
         allow_missing_labels: bool = False,
-        **kwargs: object,
+        **kwargs: Any,
     ) -> dict[str, Any]:
         """Write the dosage matrix of other data with the columns of an earlier registration.
 
@@ -256,7 +256,7 @@ class PerturbationField(BaseAnnDataField):
         return table
 
     def _read(
-        self, adata: AnnData, *, require_control: bool, state: dict[str, Any] | None = None
+        self, adata: AnnData | MuData, *, require_control: bool, state: dict[str, Any] | None = None
     ) -> tuple[Design, bool]:
         """Read the design, and whether its names come from the data; touches nothing."""
         control = self.control if state is None else state["control"]
@@ -325,7 +325,7 @@ def registered_perturbations(registry: dict[str, Any]) -> dict[str, Any]:
     return {key: list(value) if isinstance(value, list) else value for key, value in state.items()}
 
 
-def _column(adata: AnnData, key: str, argument: str) -> pd.Series:
+def _column(adata: AnnData | MuData, key: str, argument: str) -> pd.Series:
     if key not in adata.obs:
         hint = "Add the column, with the control label for untreated cells, or name another."
         msg = (
@@ -336,11 +336,11 @@ def _column(adata: AnnData, key: str, argument: str) -> pd.Series:
     if isinstance(column, pd.DataFrame):
         msg = f"{argument}: expected one column of adata.obs named {key!r}, got {column.shape[1]}. Rename the others."
         raise LabelError(msg)
-    return column
+    return pd.Series(column)
 
 
 def _design_in_obsm(
-    adata: AnnData, key: str, *, control: Sequence[str], sep: str, require_control: bool
+    adata: AnnData | MuData, key: str, *, control: Sequence[str], sep: str, require_control: bool
 ) -> tuple[Design, bool]:
     """Read a matrix with the names of its columns, or those that pp.encode_perturbations left in uns."""
     if key not in adata.obsm:
@@ -367,10 +367,15 @@ def _support(design: Design) -> tuple[list[int], list[tuple[float, float]]]:
     """Return the number of cells and the lowest and highest dose of each target; zeros where it has no cell."""
     by_target = design.matrix.tocsc()
     n_cells = np.diff(by_target.indptr)
-    low, high = np.zeros(len(n_cells)), np.zeros(len(n_cells))
+    low, high = np.zeros((2, len(n_cells)), dtype=np.float32)
     filled = n_cells > 0
     if filled.any():
         starts = by_target.indptr[:-1][filled]
         low[filled] = np.minimum.reduceat(by_target.data, starts)
         high[filled] = np.maximum.reduceat(by_target.data, starts)
-    return [int(n) for n in n_cells], [(float(a), float(b)) for a, b in zip(low, high, strict=True)]
+    return [int(n) for n in n_cells], [(_shown(a), _shown(b)) for a, b in zip(low, high, strict=True)]
+
+
+def _shown(dose: np.float32) -> float:
+    """Return the dose with the digits that Perturbation shows, 0.1 rather than 0.10000000149."""
+    return float(str(dose))

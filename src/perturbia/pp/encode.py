@@ -98,7 +98,7 @@ def encode_perturbations(
     DoseError
         If a treated cell has no dose, a dose is not a finite number above 0, or doses and targets differ in number.
     UnsupportedQuery
-        If labels break the rules of `style`.
+        If labels break the rules of `style`, or `adata` is a view of a backed file and `copy` is False.
 
     Examples
     --------
@@ -113,18 +113,30 @@ def encode_perturbations(
     if style not in STYLES:
         msg = f"style: expected one of {shorten(STYLES)}, got {style!r}. Use 'auto' when in doubt."
         raise LabelError(msg)
-    if perturbation_key is None and guide_key is None:
+    if adata.isbacked and adata.is_view and not copy:
         msg = (
-            "perturbation_key, guide_key: expected at least one of them, got neither. Name the column of labels; "
-            f"adata.obs has {shorten(adata.obs.columns)}."
+            "adata: expected data that can be written to, got a view of a backed file. Use copy=True, or .to_memory()."
         )
-        raise LabelError(msg)
-    guides = {"guide_names": guide_names, "guide_threshold": guide_threshold}
+        raise UnsupportedQuery(msg)
     if perturbation_key is None:
+        if guide_key is None:
+            msg = (
+                "perturbation_key, guide_key: expected at least one of them, got neither. Name the column of labels; "
+                f"adata.obs has {shorten(adata.obs.columns)}."
+            )
+            raise LabelError(msg)
         if dose_key is not None:
             msg = f"dose_key: expected None with guides alone, got {dose_key!r}. Guides have no dose."
             raise LabelError(msg)
-        design = design_from_guides(adata, guide_key, control=control, guide_targets=guide_targets, sep=sep, **guides)
+        design = design_from_guides(
+            adata,
+            guide_key,
+            control=control,
+            guide_targets=guide_targets,
+            guide_names=guide_names,
+            guide_threshold=guide_threshold,
+            sep=sep,
+        )
     else:
         design = _design_from_obs(adata, perturbation_key, control, dose_key, sep, style)
         if guide_key is not None:
@@ -171,14 +183,14 @@ def _column(adata: AnnData, key: str, argument: str) -> pd.Series:
     if key not in adata.obs:
         msg = f"{argument}: expected a column of adata.obs, got {key!r}; columns are {shorten(adata.obs.columns)}. Choose one."
         raise LabelError(msg)
-    return adata.obs[key]
+    return pd.Series(adata.obs[key])
 
 
 def _control_flag(adata: AnnData, labels: pd.Series, control: str | Sequence[str]) -> np.ndarray | None:
     """Return which cells are controls if `control` names a boolean column, None if it is a label."""
     if not isinstance(control, str) or control not in adata.obs or labels.eq(control).any():
         return None
-    column = adata.obs[control]
+    column = pd.Series(adata.obs[control])
     values = column.cat.categories if isinstance(column.dtype, pd.CategoricalDtype) else column.dropna().unique()
     if not set(values) <= {True, False} or pd.api.types.is_float_dtype(column.dtype):
         msg = (

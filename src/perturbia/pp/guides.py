@@ -64,7 +64,7 @@ def design_from_guides(
         argument = f"adata.obsm[{guide_key!r}]"
     elif guide_key in adata.obs:
         argument = f"adata.obs[{guide_key!r}]"
-        names, present = _guide_labels(adata.obs[guide_key], guide_targets, controls, sep, argument)
+        names, present = _guide_labels(pd.Series(adata.obs[guide_key]), guide_targets, controls, sep, argument)
     else:
         msg = (
             f"guide_key: expected a key of adata.obsm or a column of adata.obs, got {guide_key!r}; obsm has "
