@@ -1,0 +1,21 @@
+"""Statistics on arrays: energy distances, shrinkage, group moments, regression on doses, split halves, scales."""
+
+from __future__ import annotations
+
+import lazy_loader as _lazy
+
+__getattr__, __dir__, __all__ = _lazy.attach(
+    __name__,
+    submod_attrs={
+        "correlation": ["centre_rows", "row_correlation"],
+        "energy": ["EnergyDistances", "energy_distance", "pairwise_energy_distance"],
+        "group_moments": ["GroupEffects", "GroupMoments", "effects_against", "group_means"],
+        "low_rank": ["low_rank_ridge"],
+        "normalization": ["log1p_cp10k"],
+        "ridge": ["DosageFit", "dosage_ridge"],
+        "rotation": ["sparse_rotation", "varimax"],
+        "shrinkage": ["ShrunkenEffects", "adaptive_shrinkage", "james_stein", "james_stein_factor"],
+        "spike_slab": ["SpikeSlab", "dosage_blocks", "update_spike_slab"],
+        "split_half": ["SplitHalfReliability", "half_split", "spearman_brown", "split_half_correlation"],
+    },
+)
