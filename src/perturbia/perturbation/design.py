@@ -382,10 +382,13 @@ def _as_csr(matrix: object, argument: str) -> sp.csr_matrix:
             "Correct or drop those cells."
         )
         raise DoseError(msg)
-    values = values.astype(np.float32)
     values.eliminate_zeros()
-    values.sort_indices()
-    if not np.isfinite(values.data).all():
-        msg = f"{argument}: expected doses within float32, got {values.data.max()!r}. Rescale the doses."
+    with np.errstate(over="ignore", under="ignore"):
+        single = values.data.astype(np.float32)
+    outside = ~np.isfinite(single) | (single == 0)
+    if outside.any():
+        msg = f"{argument}: expected doses within float32, got {values.data[outside][0]!r}. Rescale the doses."
         raise DoseError(msg)
-    return values
+    out = sp.csr_matrix((single, values.indices, values.indptr), shape=values.shape)
+    out.sort_indices()
+    return out
