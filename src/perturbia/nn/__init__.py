@@ -11,5 +11,6 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "encoder": ["DiagonalGaussianEncoder"],
         "decoder": ["LikelihoodDecoder"],
         "masked_effects": ["MaskedEffects"],
+        "negative_binomial": ["negative_binomial_log_prob"],
     },
 )

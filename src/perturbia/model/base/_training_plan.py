@@ -74,7 +74,7 @@ class PerturbationTrainingPlan(TrainingPlan):
             "globals": {"lr": self.lr * self.global_lr_factor},
         }
         optimizer = torch.optim.Adam(
-            [{"params": params, **rates[kind]} for kind, params in groups.items() if params], eps=self.eps
+            [{"params": params, **rates[kind]} for kind, params in groups.items() if params], eps=self.eps, fused=True
         )
         if self.n_steps is None:
             return {"optimizer": optimizer}
@@ -82,6 +82,41 @@ class PerturbationTrainingPlan(TrainingPlan):
             optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * min(step / self.n_steps, 1.0)))
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
+        """One step; curves are gathered here and logged once per epoch, which logging every step would dominate."""
+        del batch_idx
+        if "kl_weight" in self.loss_kwargs:
+            self.loss_kwargs["kl_weight"] = self.kl_weight
+        _, _, output = self.forward(batch, loss_kwargs=self.loss_kwargs)
+        n = output.n_obs_minibatch
+        self._epoch_sums += torch.stack(
+            [
+                output.loss.detach() * n,
+                output.reconstruction_loss_sum.detach(),
+                output.kl_local_sum.detach(),
+                output.kl_global_sum.detach() * n,
+                torch.tensor(float(n), device=self.device),
+            ]
+        )
+        return output.loss
+
+    def on_train_epoch_start(self) -> None:
+        """Empty the sums of the curves."""
+        self._epoch_sums = torch.zeros(5, device=self.device)
+
+    def on_train_epoch_end(self) -> None:
+        """Log the curves of the epoch under the names of scvi-tools."""
+        *sums, n = self._epoch_sums
+        loss, reconstruction, kl_local, kl_global = (value / n for value in sums)
+        curves = {
+            "reconstruction_loss_train": reconstruction,
+            "kl_local_train": kl_local,
+            "kl_global_train": kl_global,
+            "elbo_train": reconstruction + kl_local + kl_global / max(self.n_obs_training or 1, 1),
+        }
+        self.log("train_loss", loss, prog_bar=True, sync_dist=self.use_sync_dist)
+        self.log_dict(curves, sync_dist=self.use_sync_dist)
 
     def on_validation_model_eval(self) -> None:
         """Nothing to switch: the modules have neither dropout nor batch normalisation."""

@@ -10,10 +10,12 @@ from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
 from torch.distributions import Normal
 
 from perturbia import _keys
-from perturbia.nn import DiagonalGaussianEncoder, LikelihoodDecoder, MaskedEffects
+from perturbia.nn import DiagonalGaussianEncoder, LikelihoodDecoder, MaskedEffects, negative_binomial_log_prob
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from torch.distributions import Distribution
 
     from perturbia.nn.decoder import Likelihood
 
@@ -186,6 +188,14 @@ class SAMSVAEModule(BaseModuleClass):
         """Distribution of features given total latents."""
         return {"px": self.decoder(z, library, *self._categories(batch_index, cat_covs), cont=cont_covs)}
 
+    def _log_likelihood(self, px: Distribution, x: torch.Tensor) -> torch.Tensor:
+        """Log likelihood of cells, summed over features."""
+        if self.gene_likelihood != "nb":
+            return px.log_prob(x).sum(-1)
+        theta = self.decoder.log_dispersion.exp()
+        # the smallest mean keeps the gradient finite when softmax underflows
+        return negative_binomial_log_prob(x, px.mu + 1e-8, theta, stride=4 if self.training else 1).sum(-1)
+
     def kl_local(self, inference_outputs: dict) -> torch.Tensor:
         """Expected KL of the basal latent to its prior, shape `(n_cells,)`; masks and embeddings integrated out."""
         scale = inference_outputs["qz"].scale
@@ -214,7 +224,7 @@ class SAMSVAEModule(BaseModuleClass):
         n_obs: int = 1,
     ) -> LossOutput:
         """Negative evidence bound per cell."""
-        log_prob = generative_outputs["px"].log_prob(tensors[REGISTRY_KEYS.X_KEY]).sum(-1)
+        log_prob = self._log_likelihood(generative_outputs["px"], tensors[REGISTRY_KEYS.X_KEY])
         reconstruction = -(log_prob.mean(0) if log_prob.ndim == 2 else log_prob)
         kl_local = self.kl_local(inference_outputs)
         kl_global = self.effects.kl().sum()
