@@ -91,7 +91,9 @@ def test_effects_and_standard_errors_match_welch(cells):
 
 
 def test_repr_says_what_it_holds(cells):
-    assert repr(group_means(*cells)) == "GroupMoments: 4 groups x 12 columns, 9000 rows"
+    moments = group_means(*cells)
+    assert repr(moments) == "GroupMoments: 4 groups x 12 columns, 9000 rows"
+    assert repr(effects_against(moments, reference="ctrl")) == "GroupEffects: 3 groups x 12 columns"
 
 
 X = np.arange(8.0).reshape(4, 2)

@@ -91,6 +91,17 @@ def test_sparse_doses_and_genes_without_noise():
     np.testing.assert_allclose(dense.coefficients[:, 0], 0, atol=1e-10)
 
 
+def test_evidence_penalty_is_the_noise_to_signal_ratio():
+    rng = np.random.default_rng(8)
+    dosage, _, _ = screen(8)
+    truth = dosage @ rng.normal(0, 0.5, size=(30, 400))
+    errors = np.broadcast_to(rng.uniform(0.5, 2, 400), truth.shape)
+    fit = low_rank_ridge(
+        dosage, (truth + rng.normal(size=truth.shape)) * errors, rank=30, penalty="evidence", standard_errors=errors
+    )
+    assert fit.penalty == pytest.approx(1 / 0.5**2, rel=0.05)
+
+
 def test_max_rank_limits_the_choice():
     dosage, _, effects = screen(0)
     assert low_rank_ridge(dosage, effects, rank="cv", max_rank=2).rank == 2
@@ -102,7 +113,7 @@ D, Y = np.eye(3), np.arange(12.0).reshape(3, 4)
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({}, "standard_errors: expected an array for rank='evidence', got None"),
+        ({}, "standard_errors: expected an array for rank or penalty 'evidence', got None"),
         ({"rank": 4}, "rank: expected an integer from 0 to 3"),
         ({"rank": -1}, "rank: expected an integer from 0 to 3"),
         ({"rank": 1.5}, "rank: expected an integer"),
@@ -114,6 +125,8 @@ D, Y = np.eye(3), np.arange(12.0).reshape(3, 4)
         ({"rank": 1, "standard_errors": np.zeros((3, 4))}, "standard_errors: expected a positive entry in every row"),
         ({"rank": 1, "standard_errors": np.ones((3, 4)), "weights": np.ones(3)}, "weights: expected None"),
         ({"rank": 1, "penalty": -1.0}, "penalty: expected"),
+        ({"rank": 1, "penalty": "evidence"}, "standard_errors: expected an array"),
+        ({"rank": 1, "penalty": "best"}, "penalty: expected a number or 'evidence', got 'best'"),
     ],
 )
 def test_bad_input(options, match):

@@ -47,7 +47,7 @@ def dense_matrix(value: Any, name: str, *, min_rows: int = 1, min_columns: int =
     return array.astype(np.float64, copy=False)
 
 
-def any_matrix(value: Any, name: str, *, min_rows: int = 1, min_columns: int = 1) -> np.ndarray | sp.spmatrix:
+def any_matrix(value: Any, name: str, *, min_rows: int = 1, min_columns: int = 1) -> Any:
     """Return `value` as a finite numeric dense array (own dtype) or canonical CSR matrix; never densifies."""
     if not sp.issparse(value):
         array = np.asarray(value)

@@ -195,7 +195,7 @@ def _squared_means(X: Any, codes: np.ndarray, count: np.ndarray, against: int | 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # one-row groups have spread 0 here
         moments = group_means(X, codes)
-    spread = (np.nan_to_num(moments.variance) * ((count - 1) / count)[:, None]).sum(axis=1)
+    spread = (np.nan_to_num(np.asarray(moments.variance)) * ((count - 1) / count)[:, None]).sum(axis=1)
     if against is None:
         mean = moments.mean - moments.mean.mean(axis=0)
         length = np.einsum("ij,ij->i", mean, mean)
@@ -222,19 +222,14 @@ class _Cells:
         return block, np.einsum("ij,ij->i", block, block)
 
 
-def _column_sums(cells: _Cells, left: tuple[np.ndarray, np.ndarray], offset: int, start: int, stop: int) -> np.ndarray:
-    """Sum over the rows of `left` (first row = cell `offset`) of the distance to cells start..stop."""
-    right, right_length = cells.block(start, stop)
-    squared = left[0] @ right.T
+def _distances(left: tuple[np.ndarray, np.ndarray], right: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """Euclidean distances between two blocks of cells through their Gram matrix."""
+    squared = left[0] @ right[0].T
     squared *= -2
     squared += left[1][:, None]
-    squared += right_length
+    squared += right[1]
     np.maximum(squared, 0, out=squared)  # rounding may leave -0.0001 for near-identical cells
-    first, last = max(offset, start), min(offset + len(left[1]), stop)
-    if first < last:
-        shared = np.arange(first, last)
-        squared[shared - offset, shared - start] = 0  # a cell and itself
-    return np.sqrt(squared, out=squared).sum(axis=0, dtype=np.float64)
+    return np.sqrt(squared, out=squared)
 
 
 def _euclidean_means(
@@ -242,26 +237,35 @@ def _euclidean_means(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean distances between and (with zero diagonals) within groups: the upper triangle, block by block."""
     n_groups, n_cells = len(count), len(codes)
-    # The reference comes last, so that every group meets it in the upper triangle.
-    sequence = np.argsort(np.arange(n_groups) == against, kind="stable") if against is not None else np.arange(n_groups)
+    # Groups lie one after the other, the reference last, so that every group meets it in the upper triangle.
+    sequence = np.argsort(np.arange(n_groups) == (-1 if against is None else against), kind="stable")
     rank = np.argsort(sequence)
     order = np.argsort(rank[codes], kind="stable")
     ranked = rank[codes[order]]
-    cells = _Cells(X, order)
     bounds = np.r_[0, np.cumsum(count[sequence])]
-    between, within = np.zeros((n_groups, n_groups)), np.zeros(n_groups)
-    for group in range(n_groups):
-        end = bounds[group + 1]
-        others = end if against is None else max(end, bounds[-2])
-        for row in range(bounds[group], end, block_size):
-            left = cells.block(row, min(row + block_size, end))
-            for start in range(row, end, block_size):
-                sums = _column_sums(cells, left, row, start, min(start + block_size, end))
-                # The block on the diagonal holds both orders of its pairs, those right of it one.
-                within[group] += sums.sum() * (1 if start == row else 2)
-            for start in range(others, n_cells, block_size):
-                stop = min(start + block_size, n_cells)
-                sums = _column_sums(cells, left, row, start, stop)
-                between[group] += np.bincount(ranked[start:stop], weights=sums, minlength=n_groups)
-    between = (between + between.T)[np.ix_(rank, rank)] / np.outer(count, count)
-    return between if against is None else between[against], within[rank] / count**2
+    cells = _Cells(X, order)
+
+    def pieces(start: int, stop: int) -> tuple[slice, np.ndarray]:
+        """Groups that meet cells start..stop, and where each begins there."""
+        groups = slice(ranked[start], ranked[stop - 1] + 1)
+        return groups, np.maximum(bounds[groups], start) - start
+
+    upper, diagonal = np.zeros((n_groups, n_groups)), np.zeros((n_groups, n_groups))
+    for row in range(0, n_cells, block_size):
+        row_stop = min(row + block_size, n_cells)
+        left, (row_groups, row_pieces) = cells.block(row, row_stop), pieces(row, row_stop)
+        # Against a reference, columns end with the last group of these rows and resume where the reference begins.
+        end = n_cells if against is None else bounds[row_groups.stop]
+        resume = n_cells if against is None else max(end, bounds[-2])
+        for start in (*range(row, end, block_size), *range(resume, n_cells, block_size)):
+            stop = min(start + block_size, end if start < end else n_cells)
+            column_groups, column_pieces = pieces(start, stop)
+            distances = _distances(left, cells.block(start, stop))
+            if start == row:
+                np.fill_diagonal(distances, 0)  # a cell and itself
+            sums = np.add.reduceat(distances, column_pieces, axis=1, dtype=np.float64)
+            target = diagonal if start == row else upper
+            target[row_groups, column_groups] += np.add.reduceat(sums, row_pieces, axis=0)
+    # A block on the diagonal holds both orders of its pairs, one off the diagonal only one.
+    mean = (upper + upper.T + diagonal)[np.ix_(rank, rank)] / np.outer(count, count)
+    return mean if against is None else mean[against], np.diag(mean)

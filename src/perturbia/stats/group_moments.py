@@ -60,6 +60,9 @@ class GroupEffects:
     effects: np.ndarray
     standard_errors: np.ndarray
 
+    def __repr__(self) -> str:
+        return f"GroupEffects: {len(self.groups)} groups x {self.effects.shape[1]} columns"
+
 
 def _membership(design: Any, n_rows: int, groups: Sequence[Any] | None) -> tuple[np.ndarray, sp.csr_matrix]:
     """Names of the groups and the (n_groups, n_rows) indicator matrix."""

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 import scipy.linalg
+import scipy.optimize
 import scipy.sparse as sp
 
 from perturbia.stats._arrays import check_nonnegative, check_same_shape, dense_matrix
@@ -17,7 +18,7 @@ def low_rank_ridge(
     effects: np.ndarray,
     *,
     rank: int | Literal["evidence", "cv"] = "evidence",
-    penalty: float = 0.1,
+    penalty: float | Literal["evidence"] = 0.1,
     standard_errors: np.ndarray | None = None,
     weights: np.ndarray | None = None,
     max_rank: int | None = None,
@@ -40,7 +41,8 @@ def low_rank_ridge(
         known noise, needs `standard_errors`; or `"cv"`: least error over left-out perturbations, which needs every target
         to occur in several perturbations (combinations or doses). Rank 0 predicts no effect.
     penalty
-        Ridge penalty on the scale of D'WD.
+        Ridge penalty on the scale of D'WD; or `"evidence"`: noise over signal variance of largest marginal likelihood when
+        all coefficients have one normal prior (in units of the noise), needs `standard_errors`.
     standard_errors
         Standard errors of `effects`, same shape. Approximated as (row) x (gene): rows are weighted by their inverse square
         (geometric mean 1), genes divided by their noise.
@@ -64,7 +66,8 @@ def low_rank_ridge(
 
     Notes
     -----
-    The noise of a control mean that all effects share looks like a programme common to all rows; it is not removed.
+    `"evidence"` takes the noise of genes and rows as independent. Noise that genes share (composition, cell state) or rows
+    share (one control mean) looks like a programme: it raises the rank and lowers the penalty.
 
     Examples
     --------
@@ -82,25 +85,30 @@ def low_rank_ridge(
     noise = np.ones(values.shape[1])
     if standard_errors is not None:
         weights, noise = _separable_noise(standard_errors, values)
-    doses, values, row_weights = checked_regression(dosage, values, weights, penalty)
+    if standard_errors is None and "evidence" in (rank, penalty):
+        msg = "standard_errors: expected an array for rank or penalty 'evidence', got None. Pass them, or a number or 'cv'."
+        raise ValueError(msg)
+    if isinstance(penalty, str) and penalty != "evidence":
+        msg = f"penalty: expected a number or 'evidence', got {penalty!r}."
+        raise ValueError(msg)
+    fixed = 0.0 if isinstance(penalty, str) else penalty
+    doses, values, row_weights = checked_regression(dosage, values, weights, fixed)
     root = np.sqrt(row_weights)[:, None]
     D = (doses.toarray() if sp.issparse(doses) else np.asarray(doses, dtype=np.float64)) * root
     Y = values / noise * root
     limit = min(np.linalg.matrix_rank(D), values.shape[1])
     if max_rank is not None and isinstance(rank, str):
         limit = _given_rank(max_rank, limit, "max_rank")
+    ridge = _evidence_penalty(D, Y) if penalty == "evidence" else float(fixed)
     if rank == "evidence":
-        if standard_errors is None:
-            msg = "standard_errors: expected an array for rank='evidence', got None. Pass them, or give a rank or 'cv'."
-            raise ValueError(msg)
         chosen = min(_evidence_rank(D, Y), limit)
     elif rank == "cv":
-        chosen = _cross_validated_rank(D, Y, penalty, limit, n_folds, seed)
+        chosen = _cross_validated_rank(D, Y, ridge, limit, n_folds, seed)
     else:
         chosen = _given_rank(rank, limit, "rank")
-    coefficients, basis = _fit(D, Y, penalty)
+    coefficients, basis = _fit(D, Y, ridge)
     reduced = (coefficients @ basis[:chosen].T) @ basis[:chosen] * noise
-    return DosageFit(reduced, np.zeros(values.shape[1]), float(penalty), int(chosen))
+    return DosageFit(reduced, np.zeros(values.shape[1]), ridge, int(chosen))
 
 
 def _separable_noise(standard_errors: Any, effects: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -125,16 +133,34 @@ def _fit(D: np.ndarray, Y: np.ndarray, penalty: float) -> tuple[np.ndarray, np.n
     return coefficients, scipy.linalg.svd(fitted, full_matrices=False)[2]
 
 
+def _in_span(D: np.ndarray, Y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Singular values of D that are not zero, and Y in the coordinates of their left singular vectors."""
+    left, size, _ = scipy.linalg.svd(D, full_matrices=False)
+    span = size > size.max(initial=0.0) * max(D.shape) * np.finfo(np.float64).eps
+    return size[span], left[:, span].T @ Y
+
+
+def _evidence_penalty(D: np.ndarray, Y: np.ndarray) -> float:
+    """Penalty of largest marginal likelihood under unit noise: coordinate k of Y has variance 1 + size_k² / penalty."""
+    size, coordinates = _in_span(D, Y)
+    power = (coordinates**2).mean(axis=1)
+
+    def loss(log_penalty: float) -> float:
+        variance = 1 + size**2 / np.exp(log_penalty)
+        return float((np.log(variance) + power / variance).sum())
+
+    return float(np.exp(scipy.optimize.minimize_scalar(loss, bounds=(-15.0, 15.0), method="bounded").x))
+
+
 def _evidence_rank(D: np.ndarray, Y: np.ndarray) -> int:
     """Number of singular values of Y within the span of D above the optimal hard threshold for unit noise."""
-    left, size, _ = scipy.linalg.svd(D, full_matrices=False)
-    span = left[:, size > size.max(initial=0.0) * max(D.shape) * np.finfo(np.float64).eps]
-    short, long = sorted((span.shape[1], Y.shape[1]))
+    _, coordinates = _in_span(D, Y)
+    short, long = sorted(coordinates.shape)
     if short == 0:
         return 0
     ratio = short / long
     threshold = np.sqrt(2 * (ratio + 1) + 8 * ratio / (ratio + 1 + np.sqrt(ratio**2 + 14 * ratio + 1)))
-    return int((scipy.linalg.svdvals(span.T @ Y) > threshold * np.sqrt(long)).sum())
+    return int((scipy.linalg.svdvals(coordinates) > threshold * np.sqrt(long)).sum())
 
 
 def _cross_validated_rank(D: np.ndarray, Y: np.ndarray, penalty: float, limit: int, n_folds: int, seed: int) -> int:

@@ -190,5 +190,5 @@ def split_half_correlation(
         by_group += row_correlation(*effects) / n_splits
         overall += float(row_correlation(*(half.reshape(1, -1) for half in effects))[0]) / n_splits
     if correct:
-        by_group, overall = spearman_brown(by_group), spearman_brown(overall)
+        by_group, overall = np.asarray(spearman_brown(by_group)), float(spearman_brown(overall))
     return SplitHalfReliability(groups[others], by_group, overall, n_splits, correct)
