@@ -20,6 +20,7 @@ SPLIT_VALUES = ("train", "valid", "test")
 OBS_PERTURBATION = "pb_perturbation"
 OBS_DRAW = "pb_draw"
 OBS_SOURCE = "pb_source"
+OBS_LIBRARY = "pb_library"
 LAYER_SD = "sd"
 LAYER_SE = "se"
 UNS_RESULT = "perturbia"

@@ -7,7 +7,10 @@ A message reads "<argument>: expected <what>, got <value>. <how to fix>."
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
 
 __all__ = [
     "ControlError",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,8 @@ from perturbia.perturbation.doses import align_doses
 from perturbia.perturbation.labels import CONTROL, Token, check_control, check_name, split_label
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import ArrayLike
 
 logger = logging.getLogger("perturbia.perturbation")
@@ -378,7 +379,7 @@ def _as_csr(matrix: object, argument: str) -> sp.csr_matrix:
     bad = ~np.isfinite(values.data) | (values.data < 0)
     if bad.any():
         msg = (
-            f"{argument}: expected finite doses of 0 or more, got {values.data[bad][0]!r} ({int(bad.sum())} entries). "
+            f"{argument}: expected finite doses of 0 or more, got {values.data[bad][0].item()!r} ({int(bad.sum())} entries). "
             "Correct or drop those cells."
         )
         raise DoseError(msg)
@@ -387,7 +388,7 @@ def _as_csr(matrix: object, argument: str) -> sp.csr_matrix:
         single = values.data.astype(np.float32)
     outside = ~np.isfinite(single) | (single == 0)
     if outside.any():
-        msg = f"{argument}: expected doses within float32, got {values.data[outside][0]!r}. Rescale the doses."
+        msg = f"{argument}: expected doses within float32, got {values.data[outside][0].item()!r}. Rescale the doses."
         raise DoseError(msg)
     out = sp.csr_matrix((single, values.indices, values.indptr), shape=values.shape)
     out.sort_indices()

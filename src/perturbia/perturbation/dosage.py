@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.sparse as sp
@@ -10,6 +10,9 @@ import scipy.sparse as sp
 from perturbia.errors import LabelError, UnknownPerturbation
 from perturbia.perturbation.labels import CONTROL, join_label
 from perturbia.perturbation.value import Query, as_perturbation
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
 
 
 def dosage_matrix(perturbations: Iterable[Query], names: Sequence[str]) -> sp.csr_matrix:

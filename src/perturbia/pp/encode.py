@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -16,6 +15,8 @@ from perturbia.perturbation.labels import CONTROL, check_control
 from perturbia.pp.guides import cells_without_guide, design_from_guides
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from anndata import AnnData
 
 logger = logging.getLogger("perturbia.pp")
@@ -195,7 +196,7 @@ def _control_flag(adata: AnnData, labels: pd.Series, control: str | Sequence[str
     if not set(values) <= {True, False} or pd.api.types.is_float_dtype(column.dtype):
         msg = (
             f"control: expected a label of the perturbation column or a boolean column, got {control!r}, a column with "
-            f"values {shorten(values, limit=5)}. Convert it to bool, or name the control label."
+            f"values {shorten(np.asarray(values).tolist(), limit=5)}. Convert it to bool, or name the control label."
         )
         raise ControlError(msg)
     if column.isna().any():

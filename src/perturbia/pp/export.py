@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
 
 from perturbia import _keys
 from perturbia.errors import LabelError, UnsupportedQuery, shorten
@@ -16,6 +15,7 @@ from perturbia.perturbation.dosage import unique_dosages
 from perturbia.perturbation.labels import format_dose, join_label
 
 if TYPE_CHECKING:
+    import scipy.sparse as sp
     from anndata import AnnData
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +13,8 @@ from perturbia.perturbation.design import Design, label_levels
 from perturbia.perturbation.labels import UNASSIGNED, check_control, check_name
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from anndata import AnnData
 
 
@@ -205,7 +206,7 @@ def _collapse(
     if not design.is_control.any():
         msg = (
             f"control: expected cells with non-targeting guides only ({shorten(controls)}), got none in {argument}. "
-            f"Targets seen: {shorten(names)}."
+            f"Targets seen: {shorten(design.names)}."
         )
         raise ControlError(msg)
     if design.is_control.all():
