@@ -188,6 +188,21 @@ def test_bare_matrices_are_matched_by_width():
         source.transfer_fields(wider, extend_categories=True)
 
 
+def test_data_to_transfer_may_have_a_target_of_its_own_in_every_cell():
+    targets = [f"g{i}" for i in range(150)]
+    source = register(cells(["ctrl", *targets, *targets, *targets]), "target")
+    other = cells(targets)
+    source.transfer_fields(other)
+    assert other.obsm[KEY].sum(axis=0).tolist() == [[1] * 150]
+
+
+def test_a_column_that_comes_twice_is_refused():
+    adata = cells(["A", "ctrl"], other=["A", "ctrl"])
+    adata.obs.columns = ["target", "target"]
+    with pytest.raises(LabelError, match="got 2"):
+        PerturbationField("target", control="ctrl").validate_field(adata)
+
+
 @pytest.mark.parametrize("options", [{}, {"allow_missing_labels": True, "extend_categories": True}])
 def test_missing_labels_are_never_taken_for_control(options):
     other = cells(["A", "B"])

@@ -133,6 +133,8 @@ def test_combining_adds_targets():
         both | Perturbation("A")
     with pytest.raises(TypeError):
         both | "C"
+    with pytest.raises(TypeError):
+        _ = both < "C"
 
 
 @pytest.mark.parametrize(
@@ -172,6 +174,12 @@ def test_combining_adds_targets():
 def test_bad_queries(bad, error, text):
     with pytest.raises(error, match=text):
         as_perturbation(bad)
+
+
+@pytest.mark.parametrize("label", [3, None, ["A"]])
+def test_only_text_is_parsed(label):
+    with pytest.raises(LabelError, match="label: expected text"):
+        Perturbation.parse(label)
 
 
 @pytest.mark.parametrize("bad", [3, [1.0], {"A": -1}, "A+A", ["A", "A"]])

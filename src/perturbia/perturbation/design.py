@@ -131,7 +131,8 @@ def design_from_labels(
     sep
         Text between targets; `""` reads each label as one name.
     require_control
-        Whether at least one control cell and at least one treated cell must exist.
+        Whether the labels must make a screen of their own: some control cells, some treated ones, and targets that
+        cells share. False for data read with the targets of an earlier registration.
     argument, dose_argument
         Arguments to name in messages.
 
@@ -159,10 +160,11 @@ def design_from_labels(
     codes, levels = label_levels(labels, argument=argument)
     tokens = _parse_levels(levels, controls, sep, argument)
     names = sorted({name for level in tokens for name, _ in level if name is not None})
-    if len(codes) >= MANY_CELLS and len(names) > len(codes) / 2:
+    if require_control and len(codes) >= MANY_CELLS and len(names) > len(codes) / 2:
         msg = (
             f"{argument}: expected labels shared by many cells, got {len(names)} distinct targets in {len(codes)} cells "
-            f"({shorten(names, limit=3)}). This looks like an identifier; name the column of perturbations."
+            f"({shorten(names, limit=3)}). This looks like an identifier: name the column of perturbations. If every "
+            "row does have a target of its own, pass the design as a matrix in obsm."
         )
         raise LabelError(msg)
     is_control = np.array([all(name is None for name, _ in level) for level in tokens], dtype=bool)

@@ -74,7 +74,9 @@ class Perturbation:
             raise LabelError(msg)
         object.__setattr__(self, "names", names)
         object.__setattr__(self, "doses", tuple(dose for _, dose in pairs))
-        object.__setattr__(self, "_context", tuple(sorted((context or {}).items())))
+        object.__setattr__(
+            self, "_context", tuple(sorted((str(key), str(value)) for key, value in (context or {}).items()))
+        )
 
     @classmethod
     def parse(cls, label: str, *, control: Sequence[str] | str = (CONTROL,), sep: str = "+") -> Perturbation:
@@ -106,6 +108,11 @@ class Perturbation:
         >>> Perturbation.parse("ctrl+KLF1", control="ctrl")
         Perturbation('KLF1')
         """
+        if not isinstance(label, str):
+            msg = (
+                f"label: expected text, got {label!r}. Convert it with str(), or use as_perturbation for other queries."
+            )
+            raise LabelError(msg)
         controls = (control,) if isinstance(control, str) else tuple(control)
         tokens = split_label(label, control=(*controls, CONTROL), sep=sep)
         return cls({name: 1.0 if dose is None else dose for name, dose in tokens if name is not None})

@@ -148,6 +148,7 @@ def encode_perturbations(
         "perturbation_key": perturbation_key,
         "dose_key": dose_key,
         "guide_key": guide_key,
+        "guide_threshold": None if guide_key is None else float(guide_threshold),
         "style": style,
     }
     out = adata if not copy else adata.to_memory() if adata.isbacked else adata.copy()
@@ -263,7 +264,7 @@ def _check_style(design: Design, style: str) -> None:
         raise UnsupportedQuery(msg)
 
 
-def _write(adata: AnnData, design: Design, key: str, params: dict[str, str]) -> None:
+def _write(adata: AnnData, design: Design, key: str, params: dict[str, str | float]) -> None:
     default = key == _keys.OBSM_DESIGN
     adata.obsm[key] = design.matrix
     adata.uns[key] = {
