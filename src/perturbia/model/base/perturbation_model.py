@@ -154,8 +154,8 @@ class PerturbationModel(BaseModelClass):
 
     @property
     def ur_id(self) -> str:
-        """Identity of the coordinate system: changes with any weight."""
-        return representation_id(self.module.state_dict(), self.perturbations)
+        """Identity of the coordinate system: changes with the class and with any weight."""
+        return representation_id(self.module.state_dict(), [self._kind, *self.perturbations])
 
     def _read_query(self, query: Query) -> Perturbation:
         """Parse a query and refuse what the model has not learnt or can not express."""
@@ -164,13 +164,17 @@ class PerturbationModel(BaseModelClass):
         unknown = [name for name in perturbation.names if name not in set(registered["names"])]
         if unknown:
             raise UnknownPerturbation.among(unknown, registered["names"], argument="query")
+        self._check_capabilities(perturbation)
+        return perturbation
+
+    def _check_capabilities(self, perturbation: Perturbation) -> None:
+        """Refuse a query of registered names that needs a capability the model lacks."""
         if len(perturbation) > 1 and "combination" not in self.capabilities:
             msg = f"query: expected a single perturbation, got {str(perturbation)!r}; {self._kind} knows no combinations."
             raise UnsupportedQuery(msg)
         if any(dose != 1.0 for dose in perturbation.doses) and "dose" not in self.capabilities:
             msg = f"query: expected dose 1, got {str(perturbation)!r}; {self._kind} knows no doses."
             raise UnsupportedQuery(msg)
-        return perturbation
 
     def _query_matrix(self, queries: Sequence[Query]) -> sparse.csr_matrix:
         return dosage_matrix([self._read_query(query) for query in queries], self.perturbations)
