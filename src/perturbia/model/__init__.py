@@ -7,6 +7,14 @@ import lazy_loader as _lazy
 __getattr__, __dir__, __all__ = _lazy.attach(
     __name__,
     submod_attrs={
+        "baseline.additive": ["Additive"],
+        "baseline.empirical": ["Empirical"],
+        "baseline.james_stein": ["JamesStein"],
+        "baseline.low_rank": ["LowRank"],
+        "baseline.matching_mean": ["MatchingMean"],
+        "baseline.mean": ["Mean"],
+        "baseline.no_change": ["NoChange"],
+        "baseline.ridge": ["Ridge"],
         "mechanism.samsvae": ["SAMSVAE"],
     },
 )

@@ -1,0 +1,19 @@
+"""Closed-form baselines behind the protocol of every model: whoever claims to predict has to beat them."""
+
+from __future__ import annotations
+
+import lazy_loader as _lazy
+
+__getattr__, __dir__, __all__ = _lazy.attach(
+    __name__,
+    submod_attrs={
+        "additive": ["Additive"],
+        "empirical": ["Empirical"],
+        "james_stein": ["JamesStein"],
+        "low_rank": ["LowRank"],
+        "matching_mean": ["MatchingMean"],
+        "mean": ["Mean"],
+        "no_change": ["NoChange"],
+        "ridge": ["Ridge"],
+    },
+)

@@ -1,0 +1,59 @@
+"""How queries mix measured effects: exactly what was measured, or member by member."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import sparse
+
+from perturbia.perturbation import unique_dosages
+
+if TYPE_CHECKING:
+    from perturbia.model.baseline._training_effects import TrainingEffects
+
+__all__ = ["find_members", "find_rows", "member_mix"]
+
+
+def find_rows(dosage: sparse.csr_matrix, table: sparse.csr_matrix) -> np.ndarray:
+    """Position of each row of `dosage` among the distinct rows of `table`, -1 where it is absent."""
+    n = table.shape[0]
+    unique, inverse = unique_dosages(sparse.vstack([table, dosage], format="csr"))
+    position = np.full(unique.shape[0], -1)
+    position[inverse[:n]] = np.arange(n)
+    return position[inverse[n:]]
+
+
+def find_members(dosage: sparse.csr_matrix, table: sparse.csr_matrix) -> np.ndarray:
+    """Position of each non-zero entry of `dosage`, in its order, as a perturbation of its own in `table`; -1 if absent."""
+    members = sparse.csr_matrix(
+        (dosage.data, dosage.indices, np.arange(dosage.nnz + 1)), shape=(dosage.nnz, dosage.shape[1])
+    )
+    return find_rows(members, table)
+
+
+def member_mix(dosage: sparse.csr_matrix, measured: TrainingEffects, substitute: np.ndarray) -> sparse.csr_matrix:
+    """Weights of measured single effects in the sum over the members of each query.
+
+    Parameters
+    ----------
+    dosage
+        Queries `(n, n_perturbations)`.
+    measured
+        The effects.
+    substitute
+        Weights `(K,)` that stand for a member which was not measured on its own.
+
+    Returns
+    -------
+    Matrix `(n, K)`.
+    """
+    shape = (dosage.shape[0], len(measured.effects))
+    query = np.repeat(np.arange(shape[0]), np.diff(dosage.indptr))
+    member = find_members(dosage, measured.dosage)
+    seen = member >= 0
+    mix = sparse.csr_matrix((np.ones(int(seen.sum())), (query[seen], member[seen])), shape=shape)
+    if seen.all():
+        return mix
+    n_unseen = np.bincount(query[~seen], minlength=shape[0])
+    return mix + sparse.csr_matrix(n_unseen[:, None]) @ sparse.csr_matrix(substitute[None])
