@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
+from scvi.data._constants import _SCVI_UUID_KEY
 from scvi.data.fields import (
     CategoricalJointObsField,
     CategoricalObsField,
@@ -188,10 +189,30 @@ class PerturbationModel(BaseModelClass):
             msg = f"{self._kind}: expected a trained model. Call .train() first."
             raise NotTrainedError(msg)
 
-    def _validate_anndata(self, adata: ad.AnnData | None = None, copy_if_view: bool = True) -> ad.AnnData:  # noqa: FBT
-        if adata is not None and adata is not self.adata:
+    def _validate_anndata(self, adata: ad.AnnData | None = None, copy_if_view: bool = True) -> ad.AnnData:  # noqa: FBT001, FBT002
+        adata = self.adata if adata is None else adata
+        if adata is None:
+            msg = f"adata: expected data, got None, and this {self._kind} was made without any. Pass the cells."
+            raise ValueError(msg)
+        if adata is not self.adata:
             adata = match_features(adata, self.get_var_names())
-        return super()._validate_anndata(adata, copy_if_view)
+            self._check_new(adata)
+        without_data = self.adata_manager is None
+        adata = super()._validate_anndata(adata, copy_if_view)
+        if without_data:
+            # scvi-tools would take the first data it is shown for the training data, to which our indices refer
+            self._adata = self._adata_manager = None
+        return adata
+
+    def _check_new(self, adata: ad.AnnData) -> None:
+        """Check features that this model has not met before, so that a transfer is as strict as a registration."""
+        managers = type(self)._per_instance_manager_store.get(self.id, {})
+        known = managers.get(adata.uns.get(_SCVI_UUID_KEY))
+        if known is not None and known.adata is adata:
+            return
+        check_features(adata, self.registry["setup_args"].get("layer"), self.scale)
+        if known is not None:
+            adata.uns.pop(_SCVI_UUID_KEY)  # a copy of data met before has to be registered anew
 
     def _cells(self, adata: ad.AnnData | None, indices: Sequence[int] | None) -> tuple[ad.AnnData, np.ndarray]:
         """Validated data and the integer positions of the chosen cells."""
