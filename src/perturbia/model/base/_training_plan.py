@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -78,9 +79,7 @@ class PerturbationTrainingPlan(TrainingPlan):
         )
         if self.n_steps is None:
             return {"optimizer": optimizer}
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * min(step / self.n_steps, 1.0)))
-        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(_cosine, n_steps=self.n_steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
@@ -123,3 +122,8 @@ class PerturbationTrainingPlan(TrainingPlan):
 
     def on_validation_model_train(self) -> None:
         """See :meth:`on_validation_model_eval`."""
+
+
+def _cosine(step: int, *, n_steps: int) -> float:
+    """Factor of the learning rates; at module level, so that trained models can be pickled."""
+    return 0.5 * (1 + math.cos(math.pi * min(step / n_steps, 1.0)))

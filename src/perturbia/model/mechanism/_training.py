@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import warnings
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,7 +19,7 @@ from perturbia.model.mechanism._global_updates import ClosedFormUpdates, Rotatio
 from perturbia.model.mechanism._reference_statistics import ReferenceStatistics
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from anndata import AnnData
 
@@ -156,7 +157,7 @@ class MechanismTraining(UnsupervisedTrainingMixin):
         effects = self.module.effects
         return ClosedFormUpdates(
             self.module,
-            self._encoder_means(self.adata, indices),
+            partial(self._encoder_means, self.adata, indices),  # a closure could not be pickled with the model
             self._registered_dosage(self.adata, indices),
             schedule=schedule,
             mask_prior_prob=1 / (1 + math.exp(-effects.mask_prior_logit)),
@@ -165,20 +166,15 @@ class MechanismTraining(UnsupervisedTrainingMixin):
             rotation=rotation,
         )
 
-    def _encoder_means(self, adata: AnnData, indices: np.ndarray) -> Callable[[], np.ndarray]:
-        """Function that encodes the training cells with the encoder of the moment."""
-
-        @torch.inference_mode()
-        def encode() -> np.ndarray:
-            loader = self._make_data_loader(adata=adata, indices=indices, batch_size=4096)
-            means = []
-            for tensors in loader:
-                inputs = self.module._get_inference_input(self._on_device(tensors))
-                inputs.pop("size_factor"), inputs.pop("dosage")
-                means.append(self.module.encode(offset=None, **inputs).loc.cpu())
-            return torch.cat(means).numpy()
-
-        return encode
+    @torch.inference_mode()
+    def _encoder_means(self, adata: AnnData, indices: np.ndarray) -> np.ndarray:
+        """Encode cells with the encoder of the moment."""
+        means = []
+        for tensors in self._make_data_loader(adata=adata, indices=indices, batch_size=4096):
+            inputs = self.module._get_inference_input(self._on_device(tensors))
+            inputs.pop("size_factor"), inputs.pop("dosage")
+            means.append(self.module.encode(offset=None, **inputs).loc.cpu())
+        return torch.cat(means).numpy()
 
 
 def _quiet_third_parties() -> None:
