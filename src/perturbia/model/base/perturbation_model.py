@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Literal
 
 import anndata as ad
@@ -20,7 +21,13 @@ from scvi.data.fields import (
 from scvi.model.base import BaseModelClass
 
 from perturbia import _keys
-from perturbia.errors import ControlError, NotTrainedError, UnknownPerturbation, UnsupportedQuery
+from perturbia.errors import (
+    ControlError,
+    ExtrapolationWarning,
+    NotTrainedError,
+    UnknownPerturbation,
+    UnsupportedQuery,
+)
 from perturbia.model.base._features import Scale, check_features, match_features
 from perturbia.model.base._result import check_source, representation_id, stamp
 from perturbia.perturbation import as_perturbation, dosage_labels, dosage_matrix
@@ -168,6 +175,16 @@ class PerturbationModel(BaseModelClass):
         self._check_capabilities(perturbation)
         return perturbation
 
+    def _warn_of_doses(self, perturbation: Perturbation) -> None:
+        """Warn of doses outside the range in which the registered data have the target."""
+        registered = registered_perturbations(self.registry)
+        ranges = dict(zip(registered["names"], registered["dose_range"], strict=True))
+        for name, dose in perturbation.targets.items():
+            low, high = ranges[name]
+            if not low <= dose <= high and high > 0:
+                msg = f"query: dose {dose:g} of {name!r} lies outside the registered range, {low:g} to {high:g}."
+                warnings.warn(msg, ExtrapolationWarning, stacklevel=3)
+
     def _check_capabilities(self, perturbation: Perturbation) -> None:
         """Refuse a query of registered names that needs a capability the model lacks."""
         if len(perturbation) > 1 and "combination" not in self.capabilities:
@@ -178,7 +195,10 @@ class PerturbationModel(BaseModelClass):
             raise UnsupportedQuery(msg)
 
     def _query_matrix(self, queries: Sequence[Query]) -> sparse.csr_matrix:
-        return dosage_matrix([self._read_query(query) for query in queries], self.perturbations)
+        perturbations = [self._read_query(query) for query in queries]
+        for perturbation in perturbations:
+            self._warn_of_doses(perturbation)
+        return dosage_matrix(perturbations, self.perturbations)
 
     @property
     def _kind(self) -> str:
@@ -292,9 +312,15 @@ class PerturbationModel(BaseModelClass):
             If the model can not answer the query.
         RepresentationMismatch
             If `latent` is in the coordinates of another model.
+
+        Warns
+        -----
+        ExtrapolationWarning
+            If a dose lies outside the range in which the registered data have its target.
         """
         self._require_trained()
         perturbation = self._read_query(query)
+        self._warn_of_doses(perturbation)
         check_source(latent, ur_id=self.ur_id, model=self._kind)
         if n_draws < 1:
             msg = f"n_draws: expected a positive integer, got {n_draws}."
