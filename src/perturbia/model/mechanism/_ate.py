@@ -195,7 +195,7 @@ def _training_cells(model: SAMSVAE, labels: np.ndarray) -> np.ndarray:
 
 def _shrunken_residual(model: SAMSVAE, dosage: sparse.csr_matrix, values: np.ndarray, scale: str) -> np.ndarray:
     """Empirical minus predicted effects of the training cells, shrunken by their noise; zero where there are none."""
-    from perturbia.stats import adaptive_shrinkage, effects_against, group_means, log1p_cp10k
+    from perturbia.stats import effects_against, group_means, limited_translation, log1p_cp10k
 
     if model.adata is None or scale == "counts":
         msg = "combine: 'shrunk_residual' needs the training data and a log-normalised or registered scale."
@@ -204,14 +204,13 @@ def _shrunken_residual(model: SAMSVAE, dosage: sparse.csr_matrix, values: np.nda
     matrix = model.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)[chosen]
     features = log1p_cp10k(matrix) if model.module.is_count_model else matrix
     labels = dosage_labels(model._registered_dosage(model.adata, chosen), model.perturbations)
-    empirical = effects_against(group_means(features, labels), reference="control")
+    # pooled: a group of ten cells that lacks a sparse gene is not certain of it
+    empirical = effects_against(group_means(features, labels), reference="control", variance="pooled")
     position = {label: i for i, label in enumerate(empirical.groups)}
     rows = [(i, position[label]) for i, label in enumerate(dosage_labels(dosage, model.perturbations)) if label in position]
     out = np.zeros_like(values)
     if rows:
         here, there = (np.array(part) for part in zip(*rows, strict=True))
-        shrunken = adaptive_shrinkage(
-            empirical.effects[there] - values[here], empirical.standard_errors[there], by="row"
-        )
-        out[here] = shrunken.effects
+        residual = empirical.effects[there] - values[here]
+        out[here] = limited_translation(residual, empirical.standard_errors[there])
     return out
