@@ -36,9 +36,7 @@ class ExpectedLogCounts:
     0.573
     """
 
-    def __init__(
-        self, library: torch.Tensor, *, max_rate: float, target_sum: float = 1e4, n_knots: int = 2048
-    ) -> None:
+    def __init__(self, library: torch.Tensor, *, max_rate: float, target_sum: float = 1e4, n_knots: int = 2048) -> None:
         scale = (target_sum / library.double())[:, None]
         self.step = float(max(max_rate, 1e-6) ** 0.5 * (1 + 1e-6) / (n_knots - 1))
         rate = (torch.arange(n_knots, device=library.device, dtype=torch.float64) * self.step) ** 2

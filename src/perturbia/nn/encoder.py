@@ -64,9 +64,7 @@ class DiagonalGaussianEncoder(nn.Module):
         self.mean_head = nn.Linear(n_hidden, n_latent)
         self.log_variance_head = nn.Linear(n_hidden, n_latent)
 
-    def forward(
-        self, x: torch.Tensor, *categories: torch.Tensor, cont: torch.Tensor | None = None
-    ) -> Normal:
+    def forward(self, x: torch.Tensor, *categories: torch.Tensor, cont: torch.Tensor | None = None) -> Normal:
         """Distribution over latents of batch shape `(..., n_latent)` for inputs `(..., n_input + n_condition)`."""
         hidden = self.trunk(x, *categories, cont=cont)
         # bounded so that one wild cell can not overflow the KL

@@ -116,9 +116,7 @@ class MaskedEffects(nn.Module):
         log_mask = _bernoulli_log_prob(prior_mask, mask) - _bernoulli_log_prob(self.mask_logit, mask)
         standard_prior = embedding / self.embedding_prior_scale
         standard_slab = (embedding - self.mean) * torch.exp(-self.log_sd)
-        log_slab = (
-            0.5 * (standard_slab**2 - standard_prior**2) + self.log_sd - math.log(self.embedding_prior_scale)
-        )
+        log_slab = 0.5 * (standard_slab**2 - standard_prior**2) + self.log_sd - math.log(self.embedding_prior_scale)
         return log_mask + (mask * log_slab if self.slab == "conditional" else log_slab)
 
     @torch.no_grad()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import scipy.sparse as sp
@@ -173,8 +173,10 @@ def group_means(
     return GroupMoments(groups=names, mean=centred_mean + shift, variance=variance, count=count)
 
 
-def effects_against(moments: GroupMoments, *, reference: Any) -> GroupEffects:
-    r"""Effects of every group against a reference group, with Welch standard errors.
+def effects_against(
+    moments: GroupMoments, *, reference: Any, variance: Literal["welch", "pooled"] = "welch"
+) -> GroupEffects:
+    r"""Effects of every group against a reference group, with standard errors.
 
     .. math:: \delta_p = \bar x_p - \bar x_c, \qquad
               \operatorname{se}(\delta_p) = \sqrt{s_p^2 / n_p + s_c^2 / n_c}
@@ -185,6 +187,10 @@ def effects_against(moments: GroupMoments, *, reference: Any) -> GroupEffects:
         Result of :func:`group_means` with variances.
     reference
         Name of the reference (control) group.
+    variance
+        ``"welch"``: each group has its own variance. ``"pooled"``: all groups share the variance within groups, which
+        also serves groups of one row; small groups need it, because ten cells that all lack a sparse gene have a
+        variance of zero there and would look certain.
 
     Returns
     -------
@@ -209,11 +215,19 @@ def effects_against(moments: GroupMoments, *, reference: Any) -> GroupEffects:
     if moments.variance is None:
         msg = "moments: expected variances, got None. Call group_means(..., with_variance=True)."
         raise ValueError(msg)
-    if (n_single := int((moments.count < 2).sum())) > 0:
+    if variance == "pooled":
+        freedom = moments.count - 1
+        if freedom.sum() == 0:
+            msg = "moments: expected a group of at least 2 rows, got none. A pooled variance needs one."
+            raise ValueError(msg)
+        spread = np.where(freedom[:, None] > 0, moments.variance, 0.0)
+        error = (freedom @ spread / freedom.sum()) / moments.count[:, None]
+    elif (n_single := int((moments.count < 2).sum())) > 0:
         msg = f"moments: expected at least 2 rows in every group, got {n_single} groups of one. Leave these groups out."
         raise ValueError(msg)
+    else:
+        error = moments.variance / moments.count[:, None]
     others = np.arange(len(moments.groups)) != control
-    error = moments.variance / moments.count[:, None]
     return GroupEffects(
         groups=moments.groups[others],
         effects=moments.mean[others] - moments.mean[control],

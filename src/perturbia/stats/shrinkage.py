@@ -117,6 +117,51 @@ class ShrunkenEffects:
         return f"ShrunkenEffects: {shape} effects, {len(self.grid)} components, {null:.0%} of the prior at zero"
 
 
+def limited_translation(effects: np.ndarray, standard_errors: np.ndarray, *, bound: float = 2.0) -> np.ndarray:
+    r"""James-Stein shrinkage that moves no effect by more than `bound` standard errors.
+
+    .. math:: \hat\delta_{pg} = x_{pg} - \operatorname{clip}\big(x_{pg} - c_p x_{pg},\ \pm b\, s_{pg}\big)
+
+    with :math:`c_p` the factor of :func:`james_stein_factor`. A row of many small effects and a few large ones, such as
+    the target gene of a knock-out, has one small factor; the bound keeps it from erasing the large ones.
+
+    Parameters
+    ----------
+    effects
+        Effects :math:`x`, shape (n_perturbations, n_genes).
+    standard_errors
+        Their standard errors :math:`s`, same shape.
+    bound
+        Largest move in standard errors; infinity gives :func:`james_stein`, 0 the effects themselves.
+
+    Returns
+    -------
+    Shrunken effects, float64, same shape.
+
+    Raises
+    ------
+    ValueError
+        Not two matrices of one shape and finite numbers, negative standard errors, or a negative bound.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from perturbia.stats import limited_translation
+    >>> limited_translation(np.array([[8.0, 0.1, 0.2, -0.1]]), np.full((1, 4), 4.0), bound=0.5).round(2).tolist()
+    [[6.0, 0.05, 0.1, -0.05]]
+
+    References
+    ----------
+    Efron, B. and Morris, C. (1972). Limiting the risk of Bayes and empirical Bayes estimators, part II. JASA 67.
+    """
+    if not bound >= 0:
+        msg = f"bound: expected zero or a positive number of standard errors, got {bound}."
+        raise ValueError(msg)
+    effects, errors = _checked(effects, standard_errors)
+    move = effects - james_stein(effects, errors)
+    return effects - np.clip(move, -bound * errors, bound * errors) if np.isfinite(bound) else effects - move
+
+
 def adaptive_shrinkage(
     effects: np.ndarray,
     standard_errors: np.ndarray,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from scipy import sparse
 
-    from perturbia.model.mechanism.samsvae import SAMSVAE
+    from perturbia.model.mechanism._latent_shift import LatentShiftModel
     from perturbia.perturbation.value import Query
 
 __all__ = ["covariates_of", "estimate_ate", "prior_covariates"]
@@ -30,7 +30,7 @@ __all__ = ["covariates_of", "estimate_ate", "prior_covariates"]
 
 @torch.inference_mode()
 def estimate_ate(
-    model: SAMSVAE,
+    model: LatentShiftModel,
     perturbations: Sequence[Query] | None,
     *,
     scale: str | None,
@@ -86,7 +86,7 @@ def estimate_ate(
     return stamp(out, kind="effect", ur_id=model.ur_id, model=model._kind, scale=scale, seed=seed)
 
 
-def _checked_scale(model: SAMSVAE, scale: str | None) -> str:
+def _checked_scale(model: LatentShiftModel, scale: str | None) -> str:
     possible = ("log1p_cp10k", "perturbseq", "counts") if model.module.is_count_model else (model.scale,)
     chosen = possible[0] if scale in {None, "registered"} else scale
     if chosen not in possible:
@@ -95,7 +95,7 @@ def _checked_scale(model: SAMSVAE, scale: str | None) -> str:
     return chosen
 
 
-def _queries(model: SAMSVAE, perturbations: Sequence[Query] | None) -> sparse.csr_matrix:
+def _queries(model: LatentShiftModel, perturbations: Sequence[Query] | None) -> sparse.csr_matrix:
     """Dosage of the queries, or of every perturbation in the registered data."""
     if isinstance(perturbations, str):
         perturbations = [perturbations]
@@ -107,7 +107,7 @@ def _queries(model: SAMSVAE, perturbations: Sequence[Query] | None) -> sparse.cs
     return unique[np.diff(unique.indptr) > 0]
 
 
-def _basal_states(model: SAMSVAE, base: str, n_cells: int, seed: int) -> tuple[torch.Tensor, Covariates]:
+def _basal_states(model: LatentShiftModel, base: str, n_cells: int, seed: int) -> tuple[torch.Tensor, Covariates]:
     """Latents without perturbation, one draw each, with the covariates of their cells."""
     if base == "prior" or model.adata is None:
         z = torch.randn((n_cells, model.module.n_latent), generator=torch.Generator().manual_seed(seed))
@@ -122,7 +122,7 @@ def _basal_states(model: SAMSVAE, base: str, n_cells: int, seed: int) -> tuple[t
     return mean + sd * noise, covariates_of(model, latent.obs)
 
 
-def covariates_of(model: SAMSVAE, obs: pd.DataFrame) -> Covariates:
+def covariates_of(model: LatentShiftModel, obs: pd.DataFrame) -> Covariates:
     """Encode the covariate columns of `obs` as they were registered."""
     registries = model.registry["field_registries"]
 
@@ -136,7 +136,7 @@ def covariates_of(model: SAMSVAE, obs: pd.DataFrame) -> Covariates:
 
     batch_state = registries[REGISTRY_KEYS.BATCH_KEY]["state_registry"]
     categories = batch_state["categorical_mapping"]
-    one_batch = len(categories) < 2  # noqa: PLR2004
+    one_batch = len(categories) < 2
     batch = np.zeros(len(obs), dtype=np.int64) if one_batch else codes(batch_state["original_key"], categories)
     library = obs[_keys.OBS_LIBRARY].to_numpy(np.float32) if _keys.OBS_LIBRARY in obs else np.ones(len(obs), np.float32)
     mappings = registries.get(REGISTRY_KEYS.CAT_COVS_KEY, {}).get("state_registry", {}).get("mappings", {})
@@ -151,7 +151,7 @@ def covariates_of(model: SAMSVAE, obs: pd.DataFrame) -> Covariates:
     )
 
 
-def prior_covariates(model: SAMSVAE, n_cells: int, *, library_size: float | None = None) -> Covariates:
+def prior_covariates(model: LatentShiftModel, n_cells: int, *, library_size: float | None = None) -> Covariates:
     """Library sizes of training controls, covariates of observed controls in turn (first categories without data)."""
     reference = model.module.reference_library
     if library_size is not None:
@@ -161,9 +161,7 @@ def prior_covariates(model: SAMSVAE, n_cells: int, *, library_size: float | None
     if model.adata is None:
         registries = model.registry["field_registries"]
         n_cats = model._covariate_categories()
-        n_cont = len(
-            registries.get(REGISTRY_KEYS.CONT_COVS_KEY, {}).get("state_registry", {}).get("columns", [])
-        )
+        n_cont = len(registries.get(REGISTRY_KEYS.CONT_COVS_KEY, {}).get("state_registry", {}).get("columns", []))
         zeros = torch.zeros((n_cells, 1), dtype=torch.long, device=reference.device)
         return Covariates(
             library=library,
@@ -177,14 +175,14 @@ def prior_covariates(model: SAMSVAE, n_cells: int, *, library_size: float | None
     return Covariates(library, observed.batch_index, observed.cat_covs, observed.cont_covs)
 
 
-def _rate_bound(model: SAMSVAE, z: torch.Tensor, covariates: Covariates, noise: torch.Tensor | None) -> float:
+def _rate_bound(model: LatentShiftModel, z: torch.Tensor, covariates: Covariates, noise: torch.Tensor | None) -> float:
     """Largest rate that the count layer may be asked for: no gene can take more than the library."""
     del model, z
     top = covariates.library.max()
     return float(top if noise is None else top * noise.max())
 
 
-def _training_cells(model: SAMSVAE, labels: np.ndarray) -> np.ndarray:
+def _training_cells(model: LatentShiftModel, labels: np.ndarray) -> np.ndarray:
     if model.adata is None:
         return np.zeros(len(labels), dtype=np.int64)
     dosage = model.adata_manager.get_from_registry(_keys.PERTURBATION)
@@ -193,7 +191,7 @@ def _training_cells(model: SAMSVAE, labels: np.ndarray) -> np.ndarray:
     return seen.reindex(labels, fill_value=0).to_numpy()
 
 
-def _shrunken_residual(model: SAMSVAE, dosage: sparse.csr_matrix, values: np.ndarray, scale: str) -> np.ndarray:
+def _shrunken_residual(model: LatentShiftModel, dosage: sparse.csr_matrix, values: np.ndarray, scale: str) -> np.ndarray:
     """Empirical minus predicted effects of the training cells, shrunken by their noise; zero where there are none."""
     from perturbia.stats import effects_against, group_means, limited_translation, log1p_cp10k
 
@@ -207,7 +205,9 @@ def _shrunken_residual(model: SAMSVAE, dosage: sparse.csr_matrix, values: np.nda
     # pooled: a group of ten cells that lacks a sparse gene is not certain of it
     empirical = effects_against(group_means(features, labels), reference="control", variance="pooled")
     position = {label: i for i, label in enumerate(empirical.groups)}
-    rows = [(i, position[label]) for i, label in enumerate(dosage_labels(dosage, model.perturbations)) if label in position]
+    rows = [
+        (i, position[label]) for i, label in enumerate(dosage_labels(dosage, model.perturbations)) if label in position
+    ]
     out = np.zeros_like(values)
     if rows:
         here, there = (np.array(part) for part in zip(*rows, strict=True))

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from scvi import REGISTRY_KEYS
 from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
-from torch.distributions import Normal
 
 from perturbia import _keys
 from perturbia.nn import DiagonalGaussianEncoder, LikelihoodDecoder, MaskedEffects, negative_binomial_log_prob
@@ -15,7 +14,7 @@ from perturbia.nn import DiagonalGaussianEncoder, LikelihoodDecoder, MaskedEffec
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from torch.distributions import Distribution
+    from torch.distributions import Distribution, Normal
 
     from perturbia.nn.decoder import Likelihood
 
@@ -240,9 +239,7 @@ class SAMSVAEModule(BaseModuleClass):
     @torch.inference_mode()
     def sample(self, tensors: dict, n_samples: int = 1) -> torch.Tensor:
         """Posterior predictive draws of the features of a batch, `(n_cells, n_features)` or with a leading axis."""
-        _, generative_outputs = self.forward(
-            tensors, inference_kwargs={"n_samples": n_samples}, compute_loss=False
-        )
+        _, generative_outputs = self.forward(tensors, inference_kwargs={"n_samples": n_samples}, compute_loss=False)
         return generative_outputs["px"].sample().cpu()
 
     @torch.no_grad()

@@ -136,7 +136,9 @@ class MechanismTraining(UnsupervisedTrainingMixin):
             values = self.adata.obs[split_key].astype(str).to_numpy()
             splits = [np.flatnonzero(values == part) for part in _keys.SPLIT_VALUES]
             if len(splits[0]) == 0:
-                msg = f"split_key: expected cells marked 'train' in obs[{split_key!r}], found {sorted(set(values))[:5]}."
+                msg = (
+                    f"split_key: expected cells marked 'train' in obs[{split_key!r}], found {sorted(set(values))[:5]}."
+                )
                 raise SplitError(msg)
             logger.info("Training on the cells that obs[%r] marks as 'train'.", split_key)
             return splits
