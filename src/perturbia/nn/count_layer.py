@@ -7,13 +7,15 @@ import torch
 
 __all__ = ["ExpectedLogCounts", "gamma_quantile_draws"]
 
+_LINEAR_RATE = 0.1  # the grid of rates turns from linear to logarithmic here
 _EXACT_RATE = 400.0  # above, four moments of the Poisson give the expectation to about 1e-7
 
 
 class ExpectedLogCounts:
     r"""Expectation of :math:`\log(1 + s X / l)` over :math:`X \sim \mathrm{Poisson}(\lambda)`, row by row.
 
-    One table per row (library size) on a square-root grid of rates, linear interpolation between knots. It replaces
+    One table per row (library size) on a grid of rates that is linear near zero and logarithmic above, with linear
+    interpolation between knots. It replaces
     sampling of counts in treatment effects, whose noise otherwise dominates small effects.
 
     Parameters
@@ -36,10 +38,11 @@ class ExpectedLogCounts:
     0.573
     """
 
-    def __init__(self, library: torch.Tensor, *, max_rate: float, target_sum: float = 1e4, n_knots: int = 2048) -> None:
+    def __init__(self, library: torch.Tensor, *, max_rate: float, target_sum: float = 1e4, n_knots: int = 1024) -> None:
         scale = (target_sum / library.double())[:, None]
-        self.step = float(max(max_rate, 1e-6) ** 0.5 * (1 + 1e-6) / (n_knots - 1))
-        rate = (torch.arange(n_knots, device=library.device, dtype=torch.float64) * self.step) ** 2
+        self.step = float(np.log1p(max(max_rate, 1e-6) / _LINEAR_RATE) / (n_knots - 1))
+        grid = torch.arange(n_knots, device=library.device, dtype=torch.float64) * self.step
+        rate = _LINEAR_RATE * torch.expm1(grid)
         exact = rate <= _EXACT_RATE
         top = float(rate[exact][-1])
         counts = torch.arange(int(top + 12 * top**0.5 + 20), device=library.device, dtype=torch.float64)
@@ -67,7 +70,7 @@ class ExpectedLogCounts:
 
     def _look_up(self, which: int, rate: torch.Tensor) -> torch.Tensor:
         table = self._tables[which]
-        position = rate.sqrt() / self.step
+        position = torch.log1p(rate / _LINEAR_RATE) / self.step
         left = position.long().clamp_(max=table.shape[1] - 2)
         table = table.expand(*rate.shape[:-2], *table.shape)
         low = table.gather(-1, left)

@@ -51,7 +51,9 @@ def estimate_ate(
     noise = common_noise(model.module, len(z), seed)
     layer = None
     if scale in {"log1p_cp10k", "perturbseq"}:
-        layer = ExpectedLogCounts(covariates.library.ravel(), max_rate=_rate_bound(model, z, covariates, noise))
+        # no gene can take more than the whole library
+        top = covariates.library.max() * (1.0 if noise is None else noise.max())
+        layer = ExpectedLogCounts(covariates.library.ravel(), max_rate=float(top))
     unit = 1 / np.log(2) if scale == "perturbseq" else 1.0
 
     def expected(offset: torch.Tensor, rows: slice = slice(None)) -> torch.Tensor:
@@ -175,13 +177,6 @@ def prior_covariates(model: LatentShiftModel, n_cells: int, *, library_size: flo
     return Covariates(library, observed.batch_index, observed.cat_covs, observed.cont_covs)
 
 
-def _rate_bound(model: LatentShiftModel, z: torch.Tensor, covariates: Covariates, noise: torch.Tensor | None) -> float:
-    """Largest rate that the count layer may be asked for: no gene can take more than the library."""
-    del model, z
-    top = covariates.library.max()
-    return float(top if noise is None else top * noise.max())
-
-
 def _training_cells(model: LatentShiftModel, labels: np.ndarray) -> np.ndarray:
     if model.adata is None:
         return np.zeros(len(labels), dtype=np.int64)
@@ -191,7 +186,9 @@ def _training_cells(model: LatentShiftModel, labels: np.ndarray) -> np.ndarray:
     return seen.reindex(labels, fill_value=0).to_numpy()
 
 
-def _shrunken_residual(model: LatentShiftModel, dosage: sparse.csr_matrix, values: np.ndarray, scale: str) -> np.ndarray:
+def _shrunken_residual(
+    model: LatentShiftModel, dosage: sparse.csr_matrix, values: np.ndarray, scale: str
+) -> np.ndarray:
     """Empirical minus predicted effects of the training cells, shrunken by their noise; zero where there are none."""
     from perturbia.stats import effects_against, group_means, limited_translation, log1p_cp10k
 

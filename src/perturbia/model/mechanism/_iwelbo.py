@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch.distributions import Normal
 
@@ -14,15 +15,21 @@ __all__ = ["iwelbo_of_batch"]
 
 
 def iwelbo_of_batch(
-    module: SAMSVAEModule, tensors: dict[str, torch.Tensor], *, n_particles: int, seed: int, chunk: int = 10
+    module: SAMSVAEModule,
+    tensors: dict[str, torch.Tensor],
+    *,
+    n_particles: int,
+    seed: int,
+    batch: int = 0,
+    chunk: int = 10,
 ) -> torch.Tensor:
     r"""Bound of each cell of a batch.
 
     .. math::
         \log \frac1P \sum_p \frac{p(x_i \mid z_{ip}, l_i)\, p(z^b_{ip})}{q(z^b_{ip} \mid x_i, M_p, E_p)}
 
-    Masks and embeddings are drawn from their posterior and not scored; draw :math:`p` is the same for every batch,
-    because it is seeded by its chunk. A running log-sum-exp keeps memory at `chunk` particles.
+    Masks and embeddings are drawn from their posterior and not scored; draw :math:`p` is the same for every `batch`,
+    because it is seeded by its chunk alone. A running log-sum-exp keeps memory at `chunk` particles.
 
     Returns
     -------
@@ -32,13 +39,13 @@ def iwelbo_of_batch(
     x, dosage = inputs["x"], inputs["dosage"]
     covariates = {key: inputs[key] for key in ("batch_index", "cat_covs", "cont_covs")}
     library = x.sum(-1, keepdim=True) if inputs["size_factor"] is None else inputs["size_factor"]
-    noise = torch.Generator().manual_seed(seed)
+    noise = torch.Generator().manual_seed(_mixed(seed, batch, 1))
     total = torch.full((len(x),), -torch.inf, dtype=torch.float64, device=x.device)
     # guides that do not see the offset are the same for every particle
     fixed = None if module.basal_encoder == "correlated" else module.encode(x, None, **covariates)
     for start in range(0, n_particles, chunk):
         size = min(chunk, n_particles - start)
-        shared = torch.Generator().manual_seed(hash((seed, start)) & 0x7FFFFFFF)
+        shared = torch.Generator().manual_seed(_mixed(seed, start, 0))
         mask, embedding = module.effects.sample(size, generator=shared)
         offset = dosage @ (mask * embedding)
         guide = fixed if fixed is not None else module.encode(x, offset, **covariates)
@@ -53,3 +60,8 @@ def iwelbo_of_batch(
         weight = px.log_prob(x).sum(-1).double() + (log_prior - log_q).double()
         total = torch.logaddexp(total, torch.logsumexp(weight, 0))
     return total - torch.log(torch.tensor(float(n_particles), dtype=torch.float64))
+
+
+def _mixed(*parts: int) -> int:
+    """One seed from several numbers, without the collisions of their sum."""
+    return int(np.random.SeedSequence([part & 0xFFFFFFFF for part in parts]).generate_state(1)[0])

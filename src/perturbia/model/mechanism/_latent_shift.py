@@ -124,7 +124,7 @@ class LatentShiftModel(MechanismTraining, VAEMixin, PerturbationModel):
         adata, chosen = self._cells(adata, indices)
         loader = self._make_data_loader(adata=adata, indices=chosen, batch_size=batch_size)
         bounds = [
-            iwelbo_of_batch(self.module, self._on_device(tensors), n_particles=n_particles, seed=seed + i).cpu()
+            iwelbo_of_batch(self.module, self._on_device(tensors), n_particles=n_particles, seed=seed, batch=i).cpu()
             for i, tensors in enumerate(loader)
         ]
         series = pd.Series(torch.cat(bounds).numpy(), index=adata.obs_names[chosen], name="iwelbo")

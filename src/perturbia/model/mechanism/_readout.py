@@ -77,28 +77,31 @@ def predictive_moments(
     """
     noise = torch.randn((n_pairs, *mean.shape), generator=torch.Generator().manual_seed(0)).to(mean)
     shifts = torch.cat([noise, -noise]) if bool((sd > 0).any()) else torch.zeros((1, *mean.shape)).to(mean)
-    quadrature = _gamma_quadrature(module, n_nodes) if log_normalized else None
+    quadrature = layer = None
+    if log_normalized:
+        quadrature = _gamma_quadrature(module, n_nodes)
+        layer = ExpectedLogCounts(
+            covariates.library.ravel(), max_rate=float(covariates.library.max() * quadrature[0].max())
+        )
     first = second = torch.zeros(())
     for shift in shifts:
         px = covariates.decode(module, mean + sd * shift)
-        moments = _log_moments(px, covariates.library, quadrature) if log_normalized else (px.mean, px.variance)
-        value, variance = moments
+        value, square = _log_moments(px, layer, *quadrature) if log_normalized else (px.mean, px.variance + px.mean**2)
         first = first + value / len(shifts)
-        second = second + (variance + value**2) / len(shifts)
+        second = second + square / len(shifts)
     return first, (second - first**2).clamp(min=0).sqrt()
 
 
 def _log_moments(
-    px: Distribution, library: torch.Tensor, quadrature: tuple[torch.Tensor, torch.Tensor]
+    px: Distribution, layer: ExpectedLogCounts, nodes: torch.Tensor, weights: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    nodes, weights = quadrature
-    rate = px.rate if hasattr(px, "rate") and not hasattr(px, "mu") else px.mu
-    layer = ExpectedLogCounts(library.ravel(), max_rate=float((rate.max(0).values * nodes.max(0).values).max()))
+    """First and second moment of log-normalised counts, over-dispersion and counts integrated out."""
+    rate = px.mu if hasattr(px, "mu") else px.rate
     first = sum(weight * layer.mean(rate * node) for node, weight in zip(nodes, weights, strict=True))
     second = sum(weight * layer.second_moment(rate * node) for node, weight in zip(nodes, weights, strict=True))
     if hasattr(px, "zi_probs"):
         first, second = first * (1 - px.zi_probs), second * (1 - px.zi_probs)
-    return first, second - first**2
+    return first, second
 
 
 def _gamma_quadrature(module: SAMSVAEModule, n_nodes: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import warnings
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ from perturbia.model.mechanism._global_updates import ClosedFormUpdates, Rotatio
 from perturbia.model.mechanism._reference_statistics import ReferenceStatistics
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from anndata import AnnData
 
@@ -112,8 +113,7 @@ class MechanismTraining(UnsupervisedTrainingMixin):
             )
             callbacks.append(self._global_updates(splits[0], schedule, rotation, max_update_cells))
         trainer_kwargs.setdefault("check_val_every_n_epoch", max(1, max_epochs // 20) if len(splits[1]) else None)
-        with warnings.catch_warnings(), torch.random.fork_rng():
-            _quiet_third_parties()
+        with _quiet_third_parties(), torch.random.fork_rng():
             torch.manual_seed(self.seed)
             super().train(
                 max_epochs=max_epochs,
@@ -179,10 +179,19 @@ class MechanismTraining(UnsupervisedTrainingMixin):
         return torch.cat(means).numpy()
 
 
-def _quiet_third_parties() -> None:
-    """Filter notices that our users can do nothing about, for the time of the training."""
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*number of training batches.*")
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-    warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
-    warnings.filterwarnings("ignore", message=".*is a wandb run.*")
+@contextmanager
+def _quiet_third_parties() -> Iterator[None]:
+    """Silence notices that our users can do nothing about, for the time of the training."""
+    names = ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero")
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [third_party.level for third_party in loggers]
+    with warnings.catch_warnings():
+        for pattern in (".*does not have many workers.*", ".*number of training batches.*", ".*LeafSpec.*"):
+            warnings.filterwarnings("ignore", message=pattern)
+        try:
+            for third_party in loggers:
+                third_party.setLevel(logging.WARNING)
+            yield
+        finally:
+            for third_party, level in zip(loggers, levels, strict=True):
+                third_party.setLevel(level)
