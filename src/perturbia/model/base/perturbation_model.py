@@ -135,7 +135,8 @@ class PerturbationModel(BaseModelClass):
         fields = [
             # first, because it refuses bad labels before any other field has written
             perturbations,
-            LayerField(REGISTRY_KEYS.X_KEY, layer, is_count_data=scale == "counts"),
+            # every value has been checked above; the check of scvi-tools reads a few, and knows no sparse arrays
+            LayerField(REGISTRY_KEYS.X_KEY, layer, is_count_data=False),
             CategoricalObsField(REGISTRY_KEYS.BATCH_KEY, batch_key),
             NumericalObsField(REGISTRY_KEYS.SIZE_FACTOR_KEY, size_factor_key, required=False),
             CategoricalJointObsField(REGISTRY_KEYS.CAT_COVS_KEY, categorical_covariate_keys),
@@ -144,6 +145,9 @@ class PerturbationModel(BaseModelClass):
         manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
         manager.register_fields(adata, **kwargs)
         cls.register_manager(manager)
+
+    def __repr__(self) -> str:
+        return self.summary_string
 
     @property
     def capabilities(self) -> frozenset[Capability]:
