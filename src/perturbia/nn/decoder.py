@@ -84,7 +84,7 @@ class LikelihoodDecoder(nn.Module):
         output = self.head(hidden)
         if self.likelihood == "normal":
             scale = torch.exp(self.log_dispersion).clamp(min=1e-3).expand_as(output)
-            return Normal(loc=output, scale=scale, normal_mu=output, validate_args=False)
+            return Normal(output, scale, normal_mu=output, validate_args=False)
         proportion = torch.softmax(output, dim=-1)
         rate = library * proportion
         if self.likelihood == "poisson":
