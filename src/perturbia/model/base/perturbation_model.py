@@ -281,7 +281,10 @@ class PerturbationModel(BaseModelClass):
             If registered features are missing.
         """
         adata, chosen = self._cells(adata, indices)
-        mean, sd, library = self._encode_cells(adata, chosen, batch_size)
+        distinct, inverse = np.unique(chosen, return_inverse=True)  # loaders of backed data sort what they are asked for
+        mean, sd, library = self._encode_cells(adata, distinct, batch_size)
+        if not np.array_equal(distinct, chosen):
+            mean, sd, library = mean[inverse], sd[inverse], None if library is None else library[inverse]
         obs = adata.obs.iloc[chosen].copy()
         obs[_keys.OBS_PERTURBATION] = dosage_labels(self._registered_dosage(adata, chosen), self.perturbations)
         obs[_keys.OBS_DRAW] = 0
