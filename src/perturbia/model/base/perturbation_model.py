@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
-from scvi.data._constants import _SCVI_UUID_KEY
+from scvi.data._constants import _SCVI_UUID_KEY, _SETUP_ARGS_KEY
 from scvi.data.fields import (
     CategoricalJointObsField,
     CategoricalObsField,
@@ -28,6 +28,7 @@ from perturbia.errors import (
     UnknownPerturbation,
     UnsupportedQuery,
 )
+from perturbia.model.base._covariates import check_categories, check_columns
 from perturbia.model.base._features import Scale, check_features, match_features
 from perturbia.model.base._result import check_source, representation_id, stamp
 from perturbia.perturbation import as_perturbation, dosage_labels, dosage_matrix
@@ -123,11 +124,7 @@ class PerturbationModel(BaseModelClass):
         setup_method_args = cls._get_setup_method_args(
             **{k: v for k, v in locals().items() if k not in {"adata", "kwargs"}}, adata=adata
         )
-        keys = [batch_key, size_factor_key, *(categorical_covariate_keys or []), *(continuous_covariate_keys or [])]
-        absent = [key for key in keys if key is not None and key not in adata.obs]
-        if absent:
-            msg = f"adata: expected the columns {absent} in obs, found {sorted(adata.obs.columns)[:20]}."
-            raise KeyError(msg)
+        check_columns(adata, setup_method_args[_SETUP_ARGS_KEY])
         check_features(adata, layer, scale)
         perturbations = PerturbationField(
             perturbation_key, perturbation_obsm_key, dose_key=dose_key, control=control, sep=sep
@@ -229,12 +226,15 @@ class PerturbationModel(BaseModelClass):
         return adata
 
     def _check_new(self, adata: ad.AnnData) -> None:
-        """Check features that this model has not met before, so that a transfer is as strict as a registration."""
+        """Check data that this model has not met before, so that a transfer is as strict as a registration."""
         managers = type(self)._per_instance_manager_store.get(self.id, {})
         known = managers.get(adata.uns.get(_SCVI_UUID_KEY))
         if known is not None and known.adata is adata:
             return
-        check_features(adata, self.registry["setup_args"].get("layer"), self.scale)
+        setup_args = self.registry[_SETUP_ARGS_KEY]
+        check_columns(adata, setup_args)
+        check_categories(adata, self.registry)
+        check_features(adata, setup_args.get("layer"), self.scale)
         if known is not None:
             adata.uns.pop(_SCVI_UUID_KEY)  # a copy of data met before has to be registered anew
 

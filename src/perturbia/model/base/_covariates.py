@@ -1,0 +1,89 @@
+"""Checks of the covariates of cells before a model registers them or reads from them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from scvi import REGISTRY_KEYS
+
+from perturbia.errors import ScaleError, UnsupportedQuery, shorten
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from anndata import AnnData
+
+__all__ = ["check_categories", "check_columns"]
+
+
+def check_columns(adata: AnnData, setup_args: Mapping[str, Any]) -> None:
+    """Check that the columns of covariates exist, and that size factors are sizes.
+
+    Parameters
+    ----------
+    adata
+        Annotated data.
+    setup_args
+        Arguments of :meth:`PerturbationModel.setup_anndata`.
+
+    Raises
+    ------
+    KeyError
+        If a column does not exist.
+    ScaleError
+        If a size factor is missing, or not a positive number.
+    """
+    size_factor = setup_args.get("size_factor_key")
+    keys = [setup_args.get("batch_key"), size_factor]
+    keys += [
+        *(setup_args.get("categorical_covariate_keys") or []),
+        *(setup_args.get("continuous_covariate_keys") or []),
+    ]
+    absent = [key for key in keys if key is not None and key not in adata.obs]
+    if absent:
+        msg = f"adata: expected the columns {absent} in obs, found {shorten(adata.obs.columns, limit=20)}."
+        raise KeyError(msg)
+    if size_factor is not None:
+        sizes = pd.to_numeric(adata.obs[size_factor], errors="coerce").to_numpy(np.float64)
+        broken = ~(np.isfinite(sizes) & (sizes > 0))
+        if broken.any():
+            msg = (
+                f"size_factor_key: expected positive numbers in obs[{size_factor!r}], got "
+                f"{adata.obs[size_factor].to_numpy()[broken][0]!r} in {int(broken.sum())} cell(s). Drop or mend them."
+            )
+            raise ScaleError(msg)
+
+
+def check_categories(adata: AnnData, registry: Mapping[str, Any]) -> None:
+    """Check that batches and categorical covariates of new data were registered.
+
+    Parameters
+    ----------
+    adata
+        Annotated data, which has the columns.
+    registry
+        Registry of a model.
+
+    Raises
+    ------
+    UnsupportedQuery
+        If a column holds a category that was not registered.
+    """
+    fields = registry["field_registries"]
+    known: dict[str, Any] = dict(
+        fields.get(REGISTRY_KEYS.CAT_COVS_KEY, {}).get("state_registry", {}).get("mappings", {})
+    )
+    if registry["setup_args"].get("batch_key") is not None:
+        known[registry["setup_args"]["batch_key"]] = fields[REGISTRY_KEYS.BATCH_KEY]["state_registry"][
+            "categorical_mapping"
+        ]
+    for key, categories in known.items():
+        new = sorted(set(adata.obs[key].astype(str)) - {str(category) for category in categories})
+        if new:
+            msg = (
+                f"adata: expected registered categories in obs[{key!r}], got {shorten(new, limit=5)}; this model lacks the "
+                f"capability 'unseen_context'. Registered: {shorten(list(categories), limit=5)}."
+            )
+            raise UnsupportedQuery(msg)
