@@ -7,5 +7,5 @@ import lazy_loader as _lazy
 __getattr__, __dir__, __all__ = _lazy.attach(
     __name__,
     submodules=["datasets", "metrics", "model", "pl", "pp", "tl"],
-    submod_attrs={"perturbation": ["Perturbation"]},
+    submod_attrs={"citation": ["cite"], "perturbation": ["Perturbation"]},
 )

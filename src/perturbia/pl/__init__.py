@@ -1,0 +1,16 @@
+"""Figures of what models and tools stored; nothing here computes more than an axis needs."""
+
+from __future__ import annotations
+
+import lazy_loader as _lazy
+
+__getattr__, __dir__, __all__ = _lazy.attach(
+    __name__,
+    submod_attrs={
+        "effect_agreement": ["effect_scatter"],
+        "latent_space": ["latent"],
+        "mechanism_map": ["mechanisms"],
+        "score_strip": ["scores"],
+        "training_curve": ["training"],
+    },
+)

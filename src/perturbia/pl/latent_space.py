@@ -1,0 +1,115 @@
+"""Cells in two dimensions, coloured by a category."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from perturbia.pl._style import FAINT, INK, MUTED, PALETTE, colours_of, new_axes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anndata import AnnData
+    from matplotlib.axes import Axes
+
+__all__ = ["latent"]
+
+
+def latent(
+    adata: AnnData,
+    *,
+    color: str,
+    basis: str = "X_umap",
+    groups: Sequence[str] | None = None,
+    control: str | Sequence[str] = "control",
+    size: float | None = None,
+    title: str | None = None,
+    ax: Axes | None = None,
+    seed: int = 0,
+) -> Axes:
+    """Scatter of cells in a two-dimensional representation.
+
+    More categories than eyes can tell apart are not all coloured: `groups` are, and all other cells are grey.
+
+    Parameters
+    ----------
+    adata
+        Annotated data with `obsm[basis]`.
+    color
+        Column of `obs` with a category, such as the perturbation or the batch.
+    basis
+        Key of `obsm`; its first two columns are drawn, cells without coordinates (NaN) are not.
+    groups
+        Categories to colour; by default all of them up to eight, beyond that the eight of most cells. The control is
+        never among the default ones and is drawn in a darker grey.
+    control
+        Label or labels of control cells.
+    size
+        Area of a point in square points; by default it shrinks with the number of cells.
+    title
+        Title; by default `color`.
+    ax
+        Axes to draw into.
+    seed
+        Seed of the order in which points are drawn, which must not favour a group.
+
+    Returns
+    -------
+    The axes.
+
+    Raises
+    ------
+    KeyError
+        If the representation or the column does not exist.
+
+    Examples
+    --------
+    >>> import perturbia as pb
+    >>> adata = pb.datasets.simulate_screen(n_perturbations=4, n_combinations=1, n_genes=20, n_latent=2)
+    >>> pb.pl.latent(adata, basis="truth_latent", color="perturbation").get_title()
+    'perturbation'
+    """
+    if basis not in adata.obsm or color not in adata.obs:
+        kind, have = ("obsm", list(adata.obsm)) if basis not in adata.obsm else ("obs", list(adata.obs))
+        msg = f"basis, color: expected keys of obsm and obs, got {basis!r} and {color!r}; {kind} holds {have[:10]}."
+        raise KeyError(msg)
+    ax = new_axes(ax, size=(5.2, 4.4))
+    points = np.asarray(adata.obsm[basis])[:, :2]
+    labels = adata.obs[color].astype(str).to_numpy()
+    controls = {control} if isinstance(control, str) else set(control)
+    drawn = np.isfinite(points).all(axis=1)
+    names, count = np.unique(labels[drawn], return_counts=True)
+    if groups is None:
+        others = [name for name in names[np.argsort(-count, kind="stable")] if name not in controls]
+        groups = sorted(others[: len(PALETTE)])
+    colours = colours_of(list(groups))
+    size = size if size is not None else float(np.clip(30_000 / max(drawn.sum(), 1), 1.5, 20))
+    grey = drawn & ~np.isin(labels, list(colours))
+    is_control = np.isin(labels, list(controls - set(colours)))
+    style: dict[str, Any] = {"linewidths": 0, "rasterized": True}
+    _layer(ax, points[grey & ~is_control], FAINT, size, "other" if (grey & ~is_control).any() else None, style)
+    _layer(ax, points[grey & is_control], MUTED, size, "/".join(sorted(controls)), style)
+    rows = np.random.default_rng(seed).permutation(np.flatnonzero(drawn & ~grey))
+    ax.scatter(
+        points[rows, 0], points[rows, 1], s=1.6 * size, c=[colours[name] for name in labels[rows]], alpha=0.8, **style
+    )
+    present = set(names)
+    for name, colour in colours.items():
+        if name in present:
+            ax.scatter([], [], s=25, c=colour, label=name)
+    axis = basis.removeprefix("X_").replace("_", " ")
+    axis = axis.upper() if axis in {"umap", "pca", "tsne"} else axis
+    ax.set(title=title or color, xlabel=f"{axis} 1", ylabel=f"{axis} 2", xticks=[], yticks=[])
+    ax.title.set_color(INK)
+    for spine in ax.spines.values():
+        spine.set_color(FAINT)
+    ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=8, handletextpad=0.2)
+    return ax
+
+
+def _layer(ax: Axes, points: np.ndarray, colour: str, size: float, label: str | None, style: dict[str, Any]) -> None:
+    if len(points):
+        ax.scatter(points[:, 0], points[:, 1], s=size, c=colour, **style)
+        ax.scatter([], [], s=25, c=colour, label=label)

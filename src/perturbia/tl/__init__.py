@@ -1,0 +1,14 @@
+"""Tools on AnnData: splits of cells, observed effects, trees of mechanisms."""
+
+from __future__ import annotations
+
+import lazy_loader as _lazy
+
+__getattr__, __dir__, __all__ = _lazy.attach(
+    __name__,
+    submod_attrs={
+        "mechanism_tree": ["clade_of", "mechanisms"],
+        "observed_effects": ["effects"],
+        "splitting": ["split"],
+    },
+)
