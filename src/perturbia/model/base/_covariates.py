@@ -84,6 +84,6 @@ def check_categories(adata: AnnData, registry: Mapping[str, Any]) -> None:
         if new:
             msg = (
                 f"adata: expected registered categories in obs[{key!r}], got {shorten(new, limit=5)}; this model lacks the "
-                f"capability 'unseen_context'. Registered: {shorten(list(categories), limit=5)}."
+                f"capability 'unseen_context'. Registered: {shorten(map(str, categories), limit=5)}."
             )
             raise UnsupportedQuery(msg)
