@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
@@ -209,7 +209,7 @@ class ClosedFormModel(PerturbationModel):
             raise UnsupportedQuery(msg)
         features, library = self._features(adata, indices)
         effects = self._expected(unique)[0].astype(np.float32)
-        basal = (features.toarray() if sparse.issparse(features) else features) - effects[inverse]
+        basal = (features.toarray() if isinstance(features, sparse.csr_matrix) else features) - effects[inverse]
         return basal.astype(np.float32, copy=False), np.zeros(basal.shape, dtype=np.float32), library
 
     def _draw_offsets(
@@ -244,8 +244,10 @@ class ClosedFormModel(PerturbationModel):
             library = library.ravel()[indices]
         else:
             library = np.asarray(matrix.sum(1), dtype=np.float32).ravel()
-        if sparse.issparse(matrix):
-            return sparse.csr_matrix(sparse.diags(1e4 / library).astype(np.float32) @ matrix).log1p(), library
+        if isinstance(matrix, sparse.csr_matrix):
+            scaled = sparse.csr_matrix(sparse.diags(1e4 / library).astype(np.float32) @ matrix)
+            scaled.data = np.log1p(scaled.data)
+            return scaled, library
         return np.log1p(matrix * (1e4 / library)[:, None]), library
 
     def _split_indices(self, split_key: str | None) -> list[np.ndarray]:
@@ -260,7 +262,7 @@ class ClosedFormModel(PerturbationModel):
         return splits
 
 
-def _rows(matrix: object, indices: np.ndarray) -> np.ndarray | sparse.csr_matrix:
+def _rows(matrix: Any, indices: np.ndarray) -> np.ndarray | sparse.csr_matrix:
     """Rows of a matrix in memory or backed, as float32, dense or CSR."""
     distinct, inverse = np.unique(indices, return_inverse=True)  # files want rising indices
     part = matrix[distinct]

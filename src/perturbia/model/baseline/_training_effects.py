@@ -67,7 +67,7 @@ class TrainingEffects:
 
 
 def measure_effects(
-    features: np.ndarray | sparse.spmatrix, dosage: sparse.csr_matrix, batch: np.ndarray, n_batches: int
+    features: np.ndarray | sparse.csr_matrix, dosage: sparse.csr_matrix, batch: np.ndarray, n_batches: int
 ) -> TrainingEffects:
     """Measure the effect of every distinct perturbation of the cells, within batches.
 

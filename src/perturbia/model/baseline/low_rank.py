@@ -21,9 +21,10 @@ __all__ = ["LowRank"]
 class LowRank(ClosedFormModel):
     """Effects are linear in the doses and span few expression programmes: reduced-rank ridge regression.
 
-    The strongest of the closed-form baselines on unseen combinations where effects add up. Measured effects are
-    weighted by their noise; see :func:`perturbia.stats.low_rank_ridge`. Answers every query; a perturbation without
-    training cells has no effect. The choice of a rank has no standard error in closed form: `layers["se"]` is zero.
+    Programmes that many perturbations share are learnt from all of them, which helps on large noisy screens and may
+    lose to :class:`Ridge` on small ones. Measured effects are weighted by their noise; see
+    :func:`perturbia.stats.low_rank_ridge`. Answers every query; a perturbation without training cells has no effect.
+    The choice of a rank has no standard error in closed form: `layers["se"]` is zero.
 
     Parameters
     ----------

@@ -43,7 +43,7 @@ class Ridge(ClosedFormModel):
     >>> pb.model.Ridge.setup_anndata(adata, perturbation_key="perturbation")
     >>> model = pb.model.Ridge(adata)
     >>> model.train()
-    >>> model.estimate_ate(["P01@0.5", "P01+P02"]).shape
+    >>> model.estimate_ate(["P01", "P01+P02"]).shape
     (2, 20)
     """
 
