@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ from perturbia.errors import (
     ControlError,
     ExtrapolationWarning,
     NotTrainedError,
+    SplitError,
     UnknownPerturbation,
     UnsupportedQuery,
 )
@@ -43,6 +45,8 @@ if TYPE_CHECKING:
     from perturbia.perturbation.value import Query
 
 __all__ = ["RegisteredModel"]
+
+logger = logging.getLogger(__name__)
 
 
 class RegisteredModel(BaseModelClass):
@@ -246,6 +250,18 @@ class RegisteredModel(BaseModelClass):
             msg = "indices: expected at least one cell, got an empty selection."
             raise ValueError(msg)
         return adata, chosen
+
+    def _marked_splits(self, split_key: str | None) -> list[np.ndarray] | None:
+        """Training, validation and test cells as a column of `obs` marks them; None without such a column."""
+        if split_key is None or split_key not in self.adata.obs:
+            return None
+        values = self.adata.obs[split_key].astype(str).to_numpy()
+        splits = [np.flatnonzero(values == part) for part in _keys.SPLIT_VALUES]
+        if len(splits[0]) == 0:
+            msg = f"split_key: expected cells marked 'train' in obs[{split_key!r}], found {sorted(set(values))[:5]}."
+            raise SplitError(msg)
+        logger.info("Training on the cells that obs[%r] marks as 'train'.", split_key)
+        return splits
 
     def _registered_dosage(self, adata: ad.AnnData, indices: np.ndarray) -> sparse.csr_matrix:
         return self.get_anndata_manager(adata, required=True).get_from_registry(_keys.PERTURBATION)[indices]

@@ -46,7 +46,7 @@ class PerturbationTrainingPlan(TrainingPlan):
         self,
         module: BaseModuleClass,
         *,
-        lr: float = 2e-3,
+        lr: float = 5e-3,
         eps: float = 1e-8,
         weight_decay: float = 1e-6,
         dispersion_lr: float = 1e-2,

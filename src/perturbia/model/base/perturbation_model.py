@@ -59,12 +59,7 @@ class PerturbationModel(RegisteredModel):
             If registered features are missing.
         """
         adata, chosen = self._cells(adata, indices)
-        distinct, inverse = np.unique(
-            chosen, return_inverse=True
-        )  # loaders of backed data sort what they are asked for
-        mean, sd, library = self._encode_cells(adata, distinct, batch_size)
-        if not np.array_equal(distinct, chosen):
-            mean, sd, library = mean[inverse], sd[inverse], None if library is None else library[inverse]
+        mean, sd, library = self._encode_in_order(adata, chosen, batch_size)
         obs = adata.obs.iloc[chosen].copy()
         obs[_keys.OBS_PERTURBATION] = dosage_labels(self._registered_dosage(adata, chosen), self.perturbations)
         obs[_keys.OBS_DRAW] = 0
@@ -73,6 +68,16 @@ class PerturbationModel(RegisteredModel):
             obs[_keys.OBS_LIBRARY] = library
         latent = ad.AnnData(mean, obs=obs, var=self._latent_var(), layers={_keys.LAYER_SD: sd})
         return stamp(latent, kind="latent", ur_id=self.ur_id, model=self._kind, scale="embedding")
+
+    def _encode_in_order(
+        self, adata: ad.AnnData, chosen: np.ndarray, batch_size: int | None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """`_encode_cells` for cells in any order, any number of times: loaders of backed data sort what they read."""
+        distinct, inverse = np.unique(chosen, return_inverse=True)
+        mean, sd, library = self._encode_cells(adata, distinct, batch_size)
+        if np.array_equal(distinct, chosen):
+            return mean, sd, library
+        return mean[inverse], sd[inverse], None if library is None else library[inverse]
 
     def perturb(self, latent: ad.AnnData, query: Query, *, n_draws: int = 1, seed: int | None = 0) -> ad.AnnData:
         """Give cells a perturbation in place of whatever they had.

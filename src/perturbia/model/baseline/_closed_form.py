@@ -11,7 +11,7 @@ from scipy import sparse
 from scvi import REGISTRY_KEYS
 
 from perturbia import _keys
-from perturbia.errors import ScaleError, SplitError, UnsupportedQuery, shorten
+from perturbia.errors import ScaleError, UnsupportedQuery, shorten
 from perturbia.model.base._result import stamp
 from perturbia.model.base.perturbation_model import PerturbationModel
 from perturbia.model.baseline._closed_form_module import ClosedFormModule
@@ -90,7 +90,8 @@ class ClosedFormModel(PerturbationModel):
         if self.adata is None:
             msg = f"adata: expected data to train on, got none. Make the model with {self._kind}(adata)."
             raise ValueError(msg)
-        splits = self._split_indices(split_key)
+        none = np.array([], dtype=int)
+        splits = self._marked_splits(split_key) or [np.arange(self.adata.n_obs), none, none]
         manager, chosen = self.adata_manager, splits[0]
         features, _ = self._features(self.adata, chosen)
         batch = np.asarray(manager.get_from_registry(REGISTRY_KEYS.BATCH_KEY)).ravel()[chosen].astype(np.int64)
@@ -249,17 +250,6 @@ class ClosedFormModel(PerturbationModel):
             scaled.data = np.log1p(scaled.data)
             return scaled, library
         return np.log1p(matrix * (1e4 / library)[:, None]), library
-
-    def _split_indices(self, split_key: str | None) -> list[np.ndarray]:
-        if split_key is None or split_key not in self.adata.obs:
-            return [np.arange(self.adata.n_obs), np.array([], dtype=int), np.array([], dtype=int)]
-        values = self.adata.obs[split_key].astype(str).to_numpy()
-        splits = [np.flatnonzero(values == part) for part in _keys.SPLIT_VALUES]
-        if len(splits[0]) == 0:
-            msg = f"split_key: expected cells marked 'train' in obs[{split_key!r}], found {sorted(set(values))[:5]}."
-            raise SplitError(msg)
-        logger.info("Training on the cells that obs[%r] marks as 'train'.", split_key)
-        return splits
 
 
 def _rows(matrix: Any, indices: np.ndarray) -> np.ndarray | sparse.csr_matrix:

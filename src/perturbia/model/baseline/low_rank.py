@@ -36,7 +36,7 @@ class LowRank(ClosedFormModel):
         Number of programmes; ``"evidence"``: as many as stand out from the noise; ``"cv"``: by cross-validation over
         perturbations, which needs combinations or doses.
     penalty
-        Ridge penalty.
+        Ridge penalty; ``"evidence"``: the one under which the measured effects are most probable.
 
     Examples
     --------
@@ -57,11 +57,11 @@ class LowRank(ClosedFormModel):
         registry: dict | None = None,
         *,
         rank: int | Literal["evidence", "cv"] = "evidence",
-        penalty: float = 0.1,
+        penalty: float | Literal["evidence"] = "evidence",
     ) -> None:
         super().__init__(adata, registry)
         self.rank, self.penalty = rank, penalty
-        self._model_summary_string += f", rank={rank!r}, penalty={penalty}"
+        self._model_summary_string += f", rank={rank!r}, penalty={penalty!r}"
         self.init_params_ = self._get_init_params(locals())
 
     def _solve(self, measured: TrainingEffects) -> np.ndarray:

@@ -79,7 +79,7 @@ class LatentShiftModel(MechanismTraining, VAEMixin, PerturbationModel):
         offset = self._registered_dosage(adata, chosen) @ self.module.effects.effect().detach().cpu().numpy()
         if kind == "perturbation":
             return (offset, np.zeros_like(offset)) if return_dist else offset
-        mean, sd, _ = self._encode_cells(adata, chosen, batch_size)
+        mean, sd, _ = self._encode_in_order(adata, chosen, batch_size)
         if kind == "full":
             mean = mean + offset
         if return_dist:
@@ -122,12 +122,13 @@ class LatentShiftModel(MechanismTraining, VAEMixin, PerturbationModel):
         on the same counts; it does not rank treatment effects.
         """
         adata, chosen = self._cells(adata, indices)
-        loader = self._make_data_loader(adata=adata, indices=chosen, batch_size=batch_size)
+        distinct, inverse = np.unique(chosen, return_inverse=True)
+        loader = self._make_data_loader(adata=adata, indices=distinct, batch_size=batch_size)
         bounds = [
             iwelbo_of_batch(self.module, self._on_device(tensors), n_particles=n_particles, seed=seed, batch=i).cpu()
             for i, tensors in enumerate(loader)
         ]
-        series = pd.Series(torch.cat(bounds).numpy(), index=adata.obs_names[chosen], name="iwelbo")
+        series = pd.Series(torch.cat(bounds).numpy()[inverse], index=adata.obs_names[chosen], name="iwelbo")
         return float(series.mean()) if return_mean else series
 
     def get_marginal_ll(self, adata: AnnData | None = None, indices: Sequence[int] | None = None, **kwargs) -> float:

@@ -14,7 +14,6 @@ import torch
 from scvi.model.base import UnsupervisedTrainingMixin
 
 from perturbia import _keys
-from perturbia.errors import SplitError
 from perturbia.model.base._training_plan import PerturbationTrainingPlan
 from perturbia.model.mechanism._global_updates import ClosedFormUpdates, Rotation, UpdateSchedule
 from perturbia.model.mechanism._reference_statistics import ReferenceStatistics
@@ -131,20 +130,13 @@ class MechanismTraining(UnsupervisedTrainingMixin):
             self.module.effects.reset_to_prior(self.module.n_treated == 0)
 
     def _split_indices(self, split_key: str | None, train_size: float) -> list[np.ndarray]:
-        n_obs = self.adata.n_obs
-        if split_key is not None and split_key in self.adata.obs:
-            values = self.adata.obs[split_key].astype(str).to_numpy()
-            splits = [np.flatnonzero(values == part) for part in _keys.SPLIT_VALUES]
-            if len(splits[0]) == 0:
-                msg = (
-                    f"split_key: expected cells marked 'train' in obs[{split_key!r}], found {sorted(set(values))[:5]}."
-                )
-                raise SplitError(msg)
-            logger.info("Training on the cells that obs[%r] marks as 'train'.", split_key)
-            return splits
+        marked = self._marked_splits(split_key)
+        if marked is not None:
+            return marked
         if not 0 < train_size <= 1:
             msg = f"train_size: expected a share in (0, 1], got {train_size}."
             raise ValueError(msg)
+        n_obs = self.adata.n_obs
         order = np.random.default_rng(self.seed).permutation(n_obs)
         n_train = math.ceil(train_size * n_obs)
         return [np.sort(order[:n_train]), np.sort(order[n_train:]), np.array([], dtype=int)]
