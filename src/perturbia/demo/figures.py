@@ -53,16 +53,20 @@ def embed(adata: AnnData, *, use_rep: str, max_cells: int, seed: int) -> None:
     import warnings
 
     import scanpy as sc
+    import torch
     from anndata import AnnData
 
     rng = np.random.default_rng(seed)
     chosen = np.sort(rng.permutation(adata.n_obs)[:max_cells])
     part = AnnData(adata.obsm[use_rep][chosen])
+    threads = torch.get_num_threads()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecations inside scanpy, numba and umap-learn
         # exact neighbours: of some tens of thousands of cells in twenty dimensions they cost less than approximate ones
         sc.pp.neighbors(part, use_rep="X", transformer="sklearn", random_state=seed)
         sc.tl.umap(part, random_state=seed)
+    # scanpy's neighbours leave torch with all threads, which slows a later training of small networks several times
+    torch.set_num_threads(threads)
     coordinates = np.full((adata.n_obs, 2), np.nan, dtype=np.float32)
     coordinates[chosen] = part.obsm["X_umap"]
     adata.obsm["X_umap"] = coordinates

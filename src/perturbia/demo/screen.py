@@ -146,8 +146,8 @@ def _drop_rare(screen: Screen) -> None:
     """Leave out perturbations of too few cells to train on and to judge."""
     from perturbia.model.base._features import check_features
 
-    check_features(screen.adata, screen.layer, "counts")
     labels = pd.Series(_canonical(screen))
+    check_features(screen.adata, screen.layer, "counts")
     count = labels.value_counts()
     rare = count.index[count < MIN_CELLS]
     if "control" in rare or (count.drop("control") >= MIN_CELLS).sum() < 2:

@@ -56,7 +56,7 @@ def training(model: object, *, curve: str = "elbo", title: str | None = None, ax
         epochs, values = frame.index.to_numpy(), np.asarray(frame, dtype=float).ravel()
         marker = "o" if len(values) < 40 else None
         ax.plot(epochs, values, color=colour, linewidth=1.4, marker=marker, markersize=3, label=part)
-        settled.append(values[len(values) // 10 :])
+        settled.append(values[-(-len(values) // 10) if len(values) > 2 else 0 :])
     low, high = np.nanmin(np.concatenate(settled)), np.nanmax(np.concatenate(settled))
     if high > low:
         ax.set_ylim(low - 0.08 * (high - low), high + 0.08 * (high - low))
