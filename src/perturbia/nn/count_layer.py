@@ -65,7 +65,7 @@ class ExpectedLogCounts:
         """The same layer for some of the rows."""
         part = object.__new__(ExpectedLogCounts)
         part.step = self.step
-        part._tables = tuple(table[chosen] for table in self._tables)
+        part._tables = self._tables[0][chosen], self._tables[1][chosen]
         return part
 
     def _look_up(self, which: int, rate: torch.Tensor) -> torch.Tensor:

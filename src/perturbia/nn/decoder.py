@@ -42,6 +42,8 @@ class LikelihoodDecoder(nn.Module):
         Number of continuous covariates.
     """
 
+    log_dispersion: torch.Tensor  # None for the Poisson, which has none
+
     def __init__(
         self,
         n_latent: int,
@@ -70,7 +72,8 @@ class LikelihoodDecoder(nn.Module):
         self.head = nn.Linear(n_hidden, n_output)
         self.zero_head = nn.Linear(n_hidden, n_output) if likelihood == "zinb" else None
         # log inverse dispersion of counts, log standard deviation of normal features
-        self.log_dispersion = nn.Parameter(torch.zeros(n_output)) if likelihood != "poisson" else None
+        dispersion = nn.Parameter(torch.zeros(n_output)) if likelihood != "poisson" else None
+        self.register_parameter("log_dispersion", dispersion)
 
     def forward(
         self,

@@ -98,7 +98,7 @@ class MaskedEffects(nn.Module):
         """
         shape = (n_samples, *self.mean.shape)
         if generator is None:
-            soft = RelaxedBernoulli(temperature, logits=self.mask_logit.expand(shape)).rsample()
+            soft = RelaxedBernoulli(torch.tensor(temperature), logits=self.mask_logit.expand(shape)).rsample()
             mask = soft.round() + soft - soft.detach()
             noise = torch.randn(shape, device=self.mean.device)
         else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from scipy import sparse
@@ -81,7 +81,7 @@ def check_features(adata: AnnData, layer: str | None, scale: Scale) -> None:
 _HOW = "Pass the layer with raw counts, as in layer='counts', or declare another scale."
 
 
-def _blocks(matrix: object) -> Iterator[np.ndarray | sparse.csr_matrix]:
+def _blocks(matrix: Any) -> Iterator[Any]:
     """Blocks of rows; a matrix in memory comes whole, a backed one in pieces."""
     if sparse.issparse(matrix):
         yield matrix
@@ -110,11 +110,11 @@ def match_features(adata: AnnData, names: Sequence[str]) -> AnnData:
     FeatureMismatch
         If a registered feature is missing: features are never filled with zeros.
     """
-    names = np.asarray(names, dtype=str)
+    wanted = np.asarray(names, dtype=str)
     present = adata.var_names.to_numpy().astype(str)
-    if len(present) == len(names) and (present == names).all():
+    if len(present) == len(wanted) and (present == wanted).all():
         return adata
-    missing = names[~np.isin(names, present)]
+    missing = wanted[~np.isin(wanted, present)]
     if len(missing):
         msg = (
             f"adata: expected the {len(names)} features that the model was registered with, "
@@ -125,5 +125,5 @@ def match_features(adata: AnnData, names: Sequence[str]) -> AnnData:
         msg = "adata: expected unique feature names, found duplicates. Call adata.var_names_make_unique() first."
         raise FeatureMismatch(msg)
     logger.info("Features reordered to those of the model; %d surplus left out.", len(present) - len(names))
-    subset = adata[:, names]
+    subset = adata[:, wanted]
     return subset.to_memory() if adata.isbacked else subset.copy()

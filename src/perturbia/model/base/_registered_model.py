@@ -239,7 +239,7 @@ class RegisteredModel(BaseModelClass):
         if known is not None:
             adata.uns.pop(_SCVI_UUID_KEY)  # a copy of data met before has to be registered anew
 
-    def _cells(self, adata: ad.AnnData | None, indices: Sequence[int] | None) -> tuple[ad.AnnData, np.ndarray]:
+    def _cells(self, adata: ad.AnnData | None, indices: Sequence[int] | np.ndarray | None) -> tuple[ad.AnnData, np.ndarray]:
         """Validated data and the integer positions of the chosen cells."""
         self._require_trained()
         adata = self._validate_anndata(adata)

@@ -32,7 +32,11 @@ class PerturbationModel(RegisteredModel):
     """
 
     def encode(
-        self, adata: ad.AnnData | None = None, *, indices: Sequence[int] | None = None, batch_size: int | None = None
+        self,
+        adata: ad.AnnData | None = None,
+        *,
+        indices: Sequence[int] | np.ndarray | None = None,
+        batch_size: int | None = None,
     ) -> ad.AnnData:
         """Place cells in the coordinate system of the model, with their own perturbation removed.
 
@@ -235,7 +239,7 @@ class PerturbationModel(RegisteredModel):
     def _readout_scale(self, scale: Scale | None) -> Scale:
         from perturbia.errors import ScaleError
 
-        possible = ("log1p_cp10k", "counts") if self.scale == "counts" else (self.scale,)
+        possible: tuple[Scale, ...] = ("log1p_cp10k", "counts") if self.scale == "counts" else (self.scale,)
         if scale is None:
             return possible[0]
         if scale not in possible:

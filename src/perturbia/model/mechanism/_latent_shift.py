@@ -133,7 +133,7 @@ class LatentShiftModel(MechanismTraining, VAEMixin, PerturbationModel):
 
     def get_marginal_ll(self, adata: AnnData | None = None, indices: Sequence[int] | None = None, **kwargs) -> float:
         """Mean of :meth:`get_iwelbo`, under the name of scvi-tools."""
-        return self.get_iwelbo(adata, indices, return_mean=True, **kwargs)
+        return float(np.mean(self.get_iwelbo(adata, indices, **kwargs)))
 
     def estimate_ate(
         self,

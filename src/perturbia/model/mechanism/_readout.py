@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -12,8 +12,6 @@ from scipy.special import roots_genlaguerre
 from perturbia.nn import ExpectedLogCounts, gamma_quantile_draws
 
 if TYPE_CHECKING:
-    from torch.distributions import Distribution
-
     from perturbia.model.mechanism._samsvae_module import SAMSVAEModule
 
 __all__ = ["Covariates", "common_noise", "expected_features", "predictive_moments"]
@@ -30,14 +28,13 @@ class Covariates:
 
     def rows(self, chosen: slice) -> Covariates:
         """The same for some of the cells."""
-        return Covariates(
-            *(None if value is None else value[chosen] for value in (self.library, *self._design().values()))
-        )
+        design = {key: None if value is None else value[chosen] for key, value in self._design().items()}
+        return Covariates(self.library[chosen], **design)  # type: ignore[arg-type]
 
     def _design(self) -> dict[str, torch.Tensor | None]:
         return {"batch_index": self.batch_index, "cat_covs": self.cat_covs, "cont_covs": self.cont_covs}
 
-    def decode(self, module: SAMSVAEModule, z: torch.Tensor) -> Distribution:
+    def decode(self, module: SAMSVAEModule, z: torch.Tensor) -> Any:
         """Distribution of the features for latents `(..., n, n_latent)`."""
         return module.generative(z, self.library, **self._design())["px"]
 
@@ -50,7 +47,7 @@ def common_noise(module: SAMSVAEModule, n_cells: int, seed: int) -> torch.Tensor
     return gamma_quantile_draws(theta, n_cells, generator=torch.Generator().manual_seed(seed))
 
 
-def expected_features(px: Distribution, noise: torch.Tensor | None, layer: ExpectedLogCounts | None) -> torch.Tensor:
+def expected_features(px: Any, noise: torch.Tensor | None, layer: ExpectedLogCounts | None) -> torch.Tensor:
     """Expectation of features given latents and over-dispersion factors; log-normalised if `layer` is given."""
     if layer is None:
         return px.mean
@@ -87,14 +84,17 @@ def predictive_moments(
     first = second = torch.zeros(())
     for shift in shifts:
         px = covariates.decode(module, mean + sd * shift)
-        value, square = _log_moments(px, layer, *quadrature) if log_normalized else (px.mean, px.variance + px.mean**2)
+        if layer is None or quadrature is None:
+            value, square = px.mean, px.variance + px.mean**2
+        else:
+            value, square = _log_moments(px, layer, *quadrature)
         first = first + value / len(shifts)
         second = second + square / len(shifts)
     return first, (second - first**2).clamp(min=0).sqrt()
 
 
 def _log_moments(
-    px: Distribution, layer: ExpectedLogCounts, nodes: torch.Tensor, weights: torch.Tensor
+    px: Any, layer: ExpectedLogCounts, nodes: torch.Tensor, weights: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """First and second moment of log-normalised counts, over-dispersion and counts integrated out."""
     rate = px.mu if hasattr(px, "mu") else px.rate

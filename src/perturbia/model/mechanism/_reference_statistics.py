@@ -44,7 +44,8 @@ class ReferenceStatistics:
     @classmethod
     def gather(cls, batches: Iterable[dict[str, torch.Tensor]], *, counts: bool) -> ReferenceStatistics:
         """Read minibatches once and accumulate in double precision."""
-        n, total, squared, raw, n_treated = 0, 0.0, 0.0, 0.0, 0.0
+        n = 0
+        total = squared = raw = n_treated = torch.zeros((), dtype=torch.float64)
         libraries, control = [], []
         for tensors in batches:
             x = tensors[REGISTRY_KEYS.X_KEY]

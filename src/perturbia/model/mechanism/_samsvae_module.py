@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from scvi import REGISTRY_KEYS
@@ -14,7 +14,7 @@ from perturbia.nn import DiagonalGaussianEncoder, LikelihoodDecoder, MaskedEffec
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from torch.distributions import Distribution, Normal
+    from torch.distributions import Normal
 
     from perturbia.nn.decoder import Likelihood
 
@@ -136,7 +136,7 @@ class SAMSVAEModule(BaseModuleClass):
         `offset` has shape `(..., n_cells, n_latent)` and is read by the ``"correlated"`` guide only.
         """
         features = self.standardize(x)
-        if self.basal_encoder == "correlated":
+        if self.basal_encoder == "correlated" and offset is not None:
             features = torch.cat([features.expand(*offset.shape[:-1], -1), offset], dim=-1)
         return self.encoder(features, *self._categories(batch_index, cat_covs), cont=cont_covs)
 
@@ -155,7 +155,7 @@ class SAMSVAEModule(BaseModuleClass):
         n_samples = n_samples or self.n_particles
         covariates = {"batch_index": batch_index, "cat_covs": cat_covs, "cont_covs": cont_covs}
         library = x.sum(-1, keepdim=True) if size_factor is None else size_factor
-        outputs = {"library": library, "draws": None}
+        outputs: dict[str, Any] = {"library": library, "draws": None}
         if self.basal_encoder == "residual":
             offset = dosage @ self.effects.effect()
             qz = self.encode(x, None, **covariates)
@@ -187,7 +187,7 @@ class SAMSVAEModule(BaseModuleClass):
         """Distribution of features given total latents."""
         return {"px": self.decoder(z, library, *self._categories(batch_index, cat_covs), cont=cont_covs)}
 
-    def _log_likelihood(self, px: Distribution, x: torch.Tensor) -> torch.Tensor:
+    def _log_likelihood(self, px: Any, x: torch.Tensor) -> torch.Tensor:
         """Log likelihood of cells, summed over features."""
         if self.gene_likelihood != "nb":
             return px.log_prob(x).sum(-1)

@@ -7,7 +7,7 @@ import math
 import warnings
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -50,7 +50,7 @@ class MechanismTraining(UnsupervisedTrainingMixin):
         max_update_cells: int = 20_000,
         plan_kwargs: dict | None = None,
         datasplitter_kwargs: dict | None = None,
-        **trainer_kwargs: object,
+        **trainer_kwargs: Any,
     ) -> None:
         """Train the model.
 
