@@ -7,6 +7,7 @@ import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
+import rich.pretty  # noqa: F401  scvi-tools calls it in view_anndata_setup but does not import it
 from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
 from scvi.data._constants import _SCVI_UUID_KEY, _SETUP_ARGS_KEY
@@ -239,7 +240,9 @@ class RegisteredModel(BaseModelClass):
         if known is not None:
             adata.uns.pop(_SCVI_UUID_KEY)  # a copy of data met before has to be registered anew
 
-    def _cells(self, adata: ad.AnnData | None, indices: Sequence[int] | np.ndarray | None) -> tuple[ad.AnnData, np.ndarray]:
+    def _cells(
+        self, adata: ad.AnnData | None, indices: Sequence[int] | np.ndarray | None
+    ) -> tuple[ad.AnnData, np.ndarray]:
         """Validated data and the integer positions of the chosen cells."""
         self._require_trained()
         adata = self._validate_anndata(adata)
