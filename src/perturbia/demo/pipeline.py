@@ -143,7 +143,7 @@ def _seen_section(table: pd.DataFrame, held_out: HeldOut) -> TableSection:
             "top-20 r": "r on the 20 strongest genes of each perturbation, chosen on one half of the held-out cells and "
             "scored on the other.",
             DISTANCE: "energy distance from predicted to held-out cells in 50 principal components, mean over "
-            "perturbations; lower is better, 0 is equality. SAMS-VAE draws cells, counts and all; every other row adds "
+            "perturbations; lower is better, 0 is equality up to noise, which may make it negative. SAMS-VAE draws cells, counts and all; every other row adds "
             "its effect to control cells that were seen.",
             REPEAT: "what another experiment with as many cells would score as a prediction, from split halves by "
             "Spearman-Brown.",
@@ -233,14 +233,15 @@ def _report(
     )
     sources = ["SAMSVAE", "JamesStein", "LowRank", "scanpy"] + ([] if options.data else ["papalexi"])
     first = screen.pathway[0] if screen.pathway else held_out.perturbations[0]
-    code = (
-        "import anndata, perturbia as pb, scanpy as sc\n\n"
-        'adata = anndata.read_h5ad("adata.h5ad")                 # counts, split, latents, UMAP\n'
-        'model = pb.model.SAMSVAE.load("model", adata=adata)\n'
-        "masks = model.get_treatment_masks()                    # which latents every perturbation moves\n"
-        f'cells = model.predict(adata, "{first}")                  # control cells under a perturbation\n'
-        f'sc.pl.umap(adata, color="{screen.perturbation_key}")\n'
-    )
+    steps = [
+        ("import anndata, perturbia as pb, scanpy as sc", ""),
+        ('adata = anndata.read_h5ad("adata.h5ad")', "counts, split, latents, UMAP"),
+        ('model = pb.model.SAMSVAE.load("model", adata=adata)', ""),
+        ("masks = model.get_treatment_masks()", "which latents every perturbation moves"),
+        (f'cells = model.predict(adata, "{first}")', "control cells under a perturbation"),
+        (f'sc.pl.umap(adata, color="{screen.perturbation_key}")', ""),
+    ]
+    code = "\n".join(f"{step:<56}# {comment}" if comment else step for step, comment in steps)
     return Report(
         title="Perturbia on a perturbation screen",
         lead=_describe(screen, held_out),

@@ -61,7 +61,7 @@ def scores(
         1, len(columns), figsize=(2.5 * len(columns) + 2.2, height), sharey=True, squeeze=False, layout="constrained"
     )
     position = np.arange(len(rows))
-    colours = [ACCENT if name in set(highlight) else PALETTE[0] for name in rows.index]
+    colours = np.array([ACCENT if name in set(highlight) else PALETTE[0] for name in rows.index])
     for ax, column in zip(axes[0], columns, strict=True):
         values = rows[column].to_numpy(dtype=float)
         finite = values[np.isfinite(values)]
@@ -69,17 +69,18 @@ def scores(
         below = values < low
         ax.hlines(position, 0, np.where(below, low, values), color=FAINT, linewidth=1)
         ax.axvline(0, color=FAINT, linewidth=1, zorder=0)
-        ax.scatter(values[~below], position[~below], c=np.array(colours)[~below], s=28, zorder=3)
-        ax.scatter(np.full(below.sum(), low), position[below], c=np.array(colours)[below], marker="<", s=28, zorder=3)
+        ax.scatter(values[~below], position[~below], c=colours[~below], s=28, zorder=3)
+        ax.scatter(np.full(below.sum(), low), position[below], c=colours[below], marker="<", s=28, zorder=3)
         if ceiling in table.index and np.isfinite(table.loc[ceiling, column]):
             ax.axvline(table.loc[ceiling, column], color=MUTED, linestyle="--", linewidth=1)
-        for y, value in zip(position, values, strict=True):
+        for y, value, colour in zip(position, values, colours, strict=True):
             if np.isfinite(value):
                 text = f"{value:.2f}".replace("-0.00", "0.00")
-                label = ax.annotate(text, (max(value, low), y), (6, 0), textcoords="offset points", fontsize=7)
-                label.set(va="center", color=INK, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6})
+                place = {"xycoords": ax.get_yaxis_transform(), "ha": "right", "va": "center", "fontsize": 7.5}
+                ax.annotate(text, (1.0, y), color=colour, **place)
         top = max(finite.max(initial=0.1), table[column].get(ceiling, 0.0) if ceiling else 0.0)
-        ax.set_xlim(low - 0.02, 1.18 * float(np.nan_to_num(top)))
+        top = float(np.nan_to_num(top))
+        ax.set_xlim(low - 0.02, top + 0.3 * (top - low))  # room for the numbers
         ax.set_title(column, fontsize=10, color=INK)
         ax.tick_params(labelsize=8, length=0)
         ax.spines[["top", "right", "left"]].set_visible(False)
