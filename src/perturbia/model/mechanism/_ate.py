@@ -11,6 +11,7 @@ from scvi import REGISTRY_KEYS
 
 from perturbia import _keys
 from perturbia.errors import ScaleError, UnsupportedQuery
+from perturbia.model.base._arguments import check_choice, check_positive_integer
 from perturbia.model.base._result import stamp
 from perturbia.model.mechanism._readout import Covariates, common_noise, expected_features
 from perturbia.nn import ExpectedLogCounts
@@ -42,9 +43,9 @@ def estimate_ate(
 ) -> AnnData:
     """Implementation of :meth:`perturbia.model.SAMSVAE.estimate_ate`."""
     model._require_trained()
-    if combine not in {None, "shrunk_residual"}:
-        msg = f"combine: expected None or 'shrunk_residual', got {combine!r}."
-        raise ValueError(msg)
+    check_choice("combine", combine, (None, "shrunk_residual"))
+    check_choice("base", base, ("control", "prior"))
+    check_positive_integer("n_cells", n_cells)
     scale = _checked_scale(model, scale)
     dosage = _queries(model, perturbations)
     z, covariates = _basal_states(model, base, n_cells, seed)
@@ -102,6 +103,11 @@ def _queries(model: LatentShiftModel, perturbations: Sequence[Query] | None) -> 
     if isinstance(perturbations, str):
         perturbations = [perturbations]
     if perturbations is not None:
+        if len(perturbations) == 0:
+            msg = (
+                "perturbations: expected at least one query, got none. Leave it out for every registered perturbation."
+            )
+            raise ValueError(msg)
         return model._query_matrix(perturbations)
     if model.adata is None:
         return model._query_matrix(model.perturbations)

@@ -11,6 +11,7 @@ from scvi import REGISTRY_KEYS
 from scvi.model.base import VAEMixin
 
 from perturbia import _keys
+from perturbia.model.base._arguments import check_choice, check_positive_integer
 from perturbia.model.base._result import stamp
 from perturbia.model.base.perturbation_model import PerturbationModel
 from perturbia.model.mechanism import _ate
@@ -75,6 +76,7 @@ class LatentShiftModel(MechanismTraining, VAEMixin, PerturbationModel):
         -------
         float32 array `(n_cells, n_latent)`, or two of them under `return_dist`.
         """
+        check_choice("kind", kind, ("full", "basal", "perturbation"))
         adata, chosen = self._cells(adata, indices)
         offset = self._registered_dosage(adata, chosen) @ self.module.effects.effect().detach().cpu().numpy()
         if kind == "perturbation":
@@ -121,6 +123,7 @@ class LatentShiftModel(MechanismTraining, VAEMixin, PerturbationModel):
         float64 series over cells, in nats, or their mean. Comparable only between models of the same likelihood family
         on the same counts; it does not rank treatment effects.
         """
+        check_positive_integer("n_particles", n_particles)
         adata, chosen = self._cells(adata, indices)
         distinct, inverse = np.unique(chosen, return_inverse=True)
         loader = self._make_data_loader(adata=adata, indices=distinct, batch_size=batch_size)
@@ -206,6 +209,7 @@ class LatentShiftModel(MechanismTraining, VAEMixin, PerturbationModel):
         AnnData `(n_samples, n_features)` of sampled features, float32, in the registered scale.
         """
         self._require_trained()
+        check_positive_integer("n_samples", n_samples)
         dosage = torch.from_numpy(self._query_matrix([query]).toarray()).to(self.device)
         with torch.random.fork_rng():
             torch.manual_seed(seed)

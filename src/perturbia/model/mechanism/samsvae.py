@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 import pandas as pd
 import torch
 
 from perturbia.errors import ScaleError
+from perturbia.model.base._arguments import check_choice, check_positive_integer
 from perturbia.model.mechanism._latent_shift import LatentShiftModel
 from perturbia.model.mechanism._samsvae_module import BasalEncoder, GlobalKL, GlobalUpdate, SAMSVAEModule
+from perturbia.nn.decoder import Likelihood
 
 if TYPE_CHECKING:
     from anndata import AnnData
-
-    from perturbia.nn.decoder import Likelihood
 
 __all__ = ["SAMSVAE"]
 
@@ -105,6 +105,9 @@ class SAMSVAE(LatentShiftModel):
         seed: int = 0,
     ) -> None:
         super().__init__(adata, registry)
+        _check_switches(basal_encoder, global_update, global_kl, gene_likelihood)
+        for name, size in (("n_latent", n_latent), ("n_hidden", n_hidden), ("n_particles", n_particles)):
+            check_positive_integer(name, size)
         global_update = global_update or ("closed_form" if basal_encoder == "residual" else "gradient")
         if global_update == "closed_form" and basal_encoder != "residual":
             msg = f"global_update: expected 'gradient' with basal_encoder={basal_encoder!r}, got 'closed_form'."
@@ -112,6 +115,10 @@ class SAMSVAE(LatentShiftModel):
         if not 0 < mask_prior_prob < 1:
             msg = f"mask_prior_prob: expected a probability strictly between 0 and 1, got {mask_prior_prob}."
             raise ValueError(msg)
+        for name, number in (("embedding_prior_scale", embedding_prior_scale), ("temperature", temperature)):
+            if not number > 0:
+                msg = f"{name}: expected a positive number, got {number}."
+                raise ValueError(msg)
         if (gene_likelihood == "normal") == (self.scale == "counts"):
             msg = f"gene_likelihood: {gene_likelihood!r} does not fit data registered with scale={self.scale!r}."
             raise ScaleError(msg)
@@ -160,6 +167,7 @@ class SAMSVAE(LatentShiftModel):
         float32 data frame, perturbations × latents (``z0``, ``z1``, …).
         """
         self._require_trained()
+        check_choice("kind", kind, ("prob", "binary"))
         masks = self.module.effects.inclusion.detach().cpu().numpy()
         return self._by_treatment(masks if kind == "prob" else (masks > threshold).astype(np.float32))
 
@@ -181,3 +189,10 @@ class SAMSVAE(LatentShiftModel):
 
     def _by_treatment(self, values: np.ndarray) -> pd.DataFrame:
         return pd.DataFrame(values, index=self.perturbations, columns=self._latent_var().index)
+
+
+def _check_switches(basal_encoder: str, global_update: str | None, global_kl: str, gene_likelihood: str) -> None:
+    check_choice("basal_encoder", basal_encoder, get_args(BasalEncoder))
+    check_choice("global_update", global_update, (*get_args(GlobalUpdate), None))
+    check_choice("global_kl", global_kl, get_args(GlobalKL))
+    check_choice("gene_likelihood", gene_likelihood, get_args(Likelihood))
