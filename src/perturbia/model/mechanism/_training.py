@@ -7,13 +7,14 @@ import math
 import warnings
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import torch
 from scvi.model.base import UnsupervisedTrainingMixin
 
 from perturbia import _keys
+from perturbia.model.base._arguments import check_choice, check_positive_integer
 from perturbia.model.base._training_plan import PerturbationTrainingPlan
 from perturbia.model.mechanism._global_updates import ClosedFormUpdates, Rotation, UpdateSchedule
 from perturbia.model.mechanism._reference_statistics import ReferenceStatistics
@@ -94,11 +95,14 @@ class MechanismTraining(UnsupervisedTrainingMixin):
         ------
         SplitError
             If `split_key` names a column without training cells.
+        ValueError
+            If the length of the training, the size of batches or the schedule of updates is out of range.
         """
+        _check_schedule(max_epochs, max_steps, batch_size, update_every, rotation, rotate_at)
         splits = self._split_indices(split_key, train_size)
         n_batches = math.ceil(len(splits[0]) / batch_size)
-        n_steps = max_epochs * n_batches if max_epochs is not None else (max_steps or 4000)
-        max_epochs = max_epochs or math.ceil(n_steps / n_batches)
+        n_steps = max_epochs * n_batches if max_epochs is not None else (4000 if max_steps is None else max_steps)
+        max_epochs = math.ceil(n_steps / n_batches) if max_epochs is None else max_epochs
         self._gather_statistics(splits[0])
         callbacks = list(trainer_kwargs.pop("callbacks", None) or [])
         rotation = rotation or ("l1" if self.global_update == "closed_form" else "none")
@@ -169,6 +173,29 @@ class MechanismTraining(UnsupervisedTrainingMixin):
             inputs.pop("size_factor"), inputs.pop("dosage")
             means.append(self.module.encode(offset=None, **inputs).loc.cpu())
         return torch.cat(means).numpy()
+
+
+def _check_schedule(
+    max_epochs: int | None,
+    max_steps: int | None,
+    batch_size: int,
+    update_every: int,
+    rotation: str | None,
+    rotate_at: Sequence[float],
+) -> None:
+    counts = {
+        "max_epochs": max_epochs,
+        "max_steps": max_steps,
+        "batch_size": batch_size,
+        "update_every": update_every,
+    }
+    for name, count in counts.items():
+        if count is not None:
+            check_positive_integer(name, count)
+    check_choice("rotation", rotation, (*get_args(Rotation), None))
+    if not all(0 <= fraction <= 1 for fraction in rotate_at):
+        msg = f"rotate_at: expected fractions of the training between 0 and 1, got {tuple(rotate_at)}."
+        raise ValueError(msg)
 
 
 @contextmanager
