@@ -71,12 +71,16 @@ class ReferenceStatistics:
             control_library=library[is_control] if is_control.any() else library,
         )
 
-    def write(self, module: SAMSVAEModule) -> None:
-        """Store the statistics in the module's buffers and start its decoder at the mean profile."""
-        module.input_mean.copy_(self.mean)
-        module.input_sd.copy_(self.sd)
+    def write(self, module: SAMSVAEModule, *, restart: bool = True) -> None:
+        """Store the statistics in the module's buffers and start its decoder at the mean profile.
+
+        Without `restart`, networks that have been trained keep their bias and the standardisation they know.
+        """
+        if restart:
+            module.input_mean.copy_(self.mean)
+            module.input_sd.copy_(self.sd)
+            module.decoder.start_at(self.profile.to(module.input_mean))
         module.n_treated.copy_(self.n_treated)
         n = len(module.reference_library)
         quantiles = np.quantile(self.control_library, (np.arange(n) + 0.5) / n)
         module.reference_library.copy_(torch.from_numpy(quantiles))
-        module.decoder.start_at(self.profile.to(module.input_mean))

@@ -53,7 +53,7 @@ class MechanismTraining(UnsupervisedTrainingMixin):
         datasplitter_kwargs: dict | None = None,
         **trainer_kwargs: Any,
     ) -> None:
-        """Train the model.
+        """Train the model; a trained one goes on from where it is, on a schedule of its own.
 
         Parameters
         ----------
@@ -104,6 +104,7 @@ class MechanismTraining(UnsupervisedTrainingMixin):
         n_steps = max_epochs * n_batches if max_epochs is not None else (4000 if max_steps is None else max_steps)
         max_epochs = math.ceil(n_steps / n_batches) if max_epochs is None else max_epochs
         self._gather_statistics(splits[0])
+        self.module.train()
         callbacks = list(trainer_kwargs.pop("callbacks", None) or [])
         rotation = rotation or ("l1" if self.global_update == "closed_form" else "none")
         if self.global_update == "closed_form" or rotation != "none":
@@ -147,7 +148,9 @@ class MechanismTraining(UnsupervisedTrainingMixin):
 
     def _gather_statistics(self, indices: np.ndarray) -> None:
         loader = self._make_data_loader(adata=self.adata, indices=indices, batch_size=2048)
-        ReferenceStatistics.gather(loader, counts=self.module.is_count_model).write(self.module)
+        ReferenceStatistics.gather(loader, counts=self.module.is_count_model).write(
+            self.module, restart=not self.is_trained_
+        )
 
     def _global_updates(
         self, indices: np.ndarray, schedule: UpdateSchedule, rotation: Rotation, max_cells: int
