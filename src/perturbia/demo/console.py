@@ -18,7 +18,7 @@ __all__ = ["print_table", "quiet"]
 
 def quiet() -> None:
     """Keep notices of libraries about themselves out of the terminal of the command."""
-    for name in ("lightning", "lightning.pytorch", "lightning.fabric", "scvi"):
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
