@@ -6,7 +6,7 @@ from contextlib import suppress
 
 __all__ = ["cite"]
 
-# Key → (entry type, fields). Only entries that were checked against their publisher's page or the package's own notice.
+# Key → (entry type, fields). DOIs were checked against independent sources that quote them.
 _ENTRIES: dict[str, tuple[str, dict[str, str]]] = {
     "perturbia": (
         "software",
@@ -40,8 +40,11 @@ _ENTRIES: dict[str, tuple[str, dict[str, str]]] = {
         "article",
         {
             "author": "Virshup, Isaac and Rybakov, Sergei and Theis, Fabian J. and Angerer, Philipp and Wolf, F. Alexander",
-            "title": "anndata: Annotated data",
+            "title": "anndata: Access and store annotated data matrices",
             "journal": "Journal of Open Source Software",
+            "volume": "9",
+            "number": "101",
+            "pages": "4371",
             "year": "2024",
             "doi": "10.21105/joss.04371",
         },
