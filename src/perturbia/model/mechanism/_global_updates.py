@@ -68,7 +68,7 @@ class ClosedFormUpdates(pl.Callback):
     module
         The module in training.
     encode
-        Function of nothing that returns the encoder means of the training cells, `(n_cells, n_latent)`.
+        Function of positions among the training cells that returns their encoder means, `(n_positions, n_latent)`.
     dosage
         Dosage matrix of these cells, CSR, `(n_cells, n_treatments)`.
     schedule
@@ -81,12 +81,14 @@ class ClosedFormUpdates(pl.Callback):
         Whether to update masks and embeddings, or only to rotate.
     rotation
         Criterion of the rotation.
+    max_cells
+        Cells to encode for an update; the others are remembered from the last time they were encoded.
     """
 
     def __init__(
         self,
         module: SAMSVAEModule,
-        encode: Callable[[], np.ndarray],
+        encode: Callable[[np.ndarray], np.ndarray],
         dosage: sparse.csr_matrix,
         *,
         schedule: UpdateSchedule,
@@ -94,6 +96,7 @@ class ClosedFormUpdates(pl.Callback):
         embedding_prior_scale: float,
         closed_form: bool = True,
         rotation: Rotation = "l1",
+        max_cells: int = 20_000,
     ) -> None:
         self.module = module
         self.encode = encode
@@ -105,6 +108,9 @@ class ClosedFormUpdates(pl.Callback):
         self.embedding_prior_scale = embedding_prior_scale
         self.closed_form = closed_form
         self.rotation = rotation
+        self.max_cells = max_cells
+        self._means: np.ndarray | None = None
+        self._rng = np.random.default_rng(0)
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
         """Act after optimiser step `trainer.global_step`."""
@@ -121,11 +127,13 @@ class ClosedFormUpdates(pl.Callback):
     def on_train_end(self, *_: object) -> None:
         """Finish on converged masks and embeddings for the final networks."""
         if self.closed_form:
+            self._means = None
             self.update(prior_inclusion=self.mask_prior_prob, n_sweeps=10)
+        self._means = None  # nothing to keep with the model
 
     def update(self, *, prior_inclusion: float, n_sweeps: int = 2) -> None:
         """Replace the posterior by its optimum for the present encoder."""
-        cross = self.dosage.T @ self.encode().astype(np.float64)
+        cross = self.dosage.T @ self._encoded().astype(np.float64)
         self._assign(
             update_spike_slab(
                 self._posterior(),
@@ -138,6 +146,16 @@ class ClosedFormUpdates(pl.Callback):
             )
         )
 
+    def _encoded(self) -> np.ndarray:
+        """Encoder means of the training cells, as fresh as `max_cells` allows."""
+        n_cells = self.dosage.shape[0]
+        if self._means is None or n_cells <= self.max_cells:
+            self._means = self.encode(np.arange(n_cells))
+        else:
+            chosen = np.sort(self._rng.choice(n_cells, self.max_cells, replace=False))
+            self._means[chosen] = self.encode(chosen)
+        return self._means
+
     def rotate(self) -> None:
         """Turn the latent basis towards sparse effects and restart masks from their Bayes factors."""
         effect = self._posterior().effect
@@ -147,6 +165,8 @@ class ClosedFormUpdates(pl.Callback):
         turn = sparse_rotation if self.rotation == "l1" else varimax
         matrix = turn(effect, noise=noise)
         self.module.rotate(torch.from_numpy(matrix).to(self.module.effects.mean))
+        if self._means is not None:
+            self._means = (self._means @ matrix).astype(self._means.dtype)
         rotated = effect @ matrix
         evidence = (
             np.log(self.mask_prior_prob / (1 - self.mask_prior_prob))

@@ -79,7 +79,8 @@ class MechanismTraining(UnsupervisedTrainingMixin):
         sparsify_at
             Fraction of the training from which masks feel their prior; before, the prior probability is one half.
         max_update_cells
-            Training cells, drawn anew each time, that a closed-form update reads; the last one reads all.
+            Training cells, drawn anew each time, that a closed-form update encodes; of the others it remembers the last
+            encoding. The first update and the last encode all.
         plan_kwargs
             Arguments of :class:`~perturbia.model.base.PerturbationTrainingPlan`, such as ``lr``.
         datasplitter_kwargs
@@ -98,7 +99,7 @@ class MechanismTraining(UnsupervisedTrainingMixin):
         ValueError
             If the length of the training, the size of batches or the schedule of updates is out of range.
         """
-        _check_schedule(max_epochs, max_steps, batch_size, update_every, rotation, rotate_at)
+        _check_schedule(max_epochs, max_steps, batch_size, update_every, max_update_cells, rotation, rotate_at)
         splits = self._split_indices(split_key, train_size)
         n_batches = math.ceil(len(splits[0]) / batch_size)
         n_steps = max_epochs * n_batches if max_epochs is not None else (4000 if max_steps is None else max_steps)
@@ -165,13 +166,14 @@ class MechanismTraining(UnsupervisedTrainingMixin):
             embedding_prior_scale=effects.embedding_prior_scale,
             closed_form=self.global_update == "closed_form",
             rotation=rotation,
+            max_cells=max_cells,
         )
 
     @torch.inference_mode()
-    def _encoder_means(self, adata: AnnData, indices: np.ndarray) -> np.ndarray:
-        """Encode cells with the encoder of the moment."""
+    def _encoder_means(self, adata: AnnData, indices: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+        """Encode `indices[chosen]` with the encoder of the moment."""
         means = []
-        for tensors in self._make_data_loader(adata=adata, indices=indices, batch_size=4096):
+        for tensors in self._make_data_loader(adata=adata, indices=indices[chosen], batch_size=4096):
             inputs = self.module._get_inference_input(self._on_device(tensors))
             inputs.pop("size_factor"), inputs.pop("dosage")
             means.append(self.module.encode(offset=None, **inputs).loc.cpu())
@@ -183,6 +185,7 @@ def _check_schedule(
     max_steps: int | None,
     batch_size: int,
     update_every: int,
+    max_update_cells: int,
     rotation: str | None,
     rotate_at: Sequence[float],
 ) -> None:
@@ -191,6 +194,7 @@ def _check_schedule(
         "max_steps": max_steps,
         "batch_size": batch_size,
         "update_every": update_every,
+        "max_update_cells": max_update_cells,
     }
     for name, count in counts.items():
         if count is not None:
