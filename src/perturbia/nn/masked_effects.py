@@ -99,7 +99,7 @@ class MaskedEffects(nn.Module):
         shape = (n_samples, *self.mean.shape)
         if generator is None:
             soft = RelaxedBernoulli(torch.tensor(temperature), logits=self.mask_logit.expand(shape)).rsample()
-            mask = soft.round() + soft - soft.detach()
+            mask = soft + (soft.round() - soft).detach()  # in this order exactly zero or one
             noise = torch.randn(shape, device=self.mean.device)
         else:
             uniform = torch.rand(shape, generator=generator).to(self.mean.device)
