@@ -256,8 +256,14 @@ class RegisteredModel(BaseModelClass):
 
     def _marked_splits(self, split_key: str | None) -> list[np.ndarray] | None:
         """Training, validation and test cells as a column of `obs` marks them; None without such a column."""
-        if split_key is None or split_key not in self.adata.obs:
+        if split_key is None:
             return None
+        if split_key not in self.adata.obs:
+            if split_key == _keys.OBS_SPLIT:
+                return None
+            # misspelt, it would train on the test cells
+            msg = f"split_key: expected a column of obs, got {split_key!r}. Make one with perturbia.tl.split, or pass None."
+            raise SplitError(msg)
         values = self.adata.obs[split_key].astype(str).to_numpy()
         splits = [np.flatnonzero(values == part) for part in _keys.SPLIT_VALUES]
         if len(splits[0]) == 0:

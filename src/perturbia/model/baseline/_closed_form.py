@@ -73,8 +73,8 @@ class ClosedFormModel(PerturbationModel):
         Parameters
         ----------
         split_key
-            Column of `obs` with ``train``, ``valid`` and ``test``, used if it exists; otherwise all cells train.
-            ``None`` ignores it.
+            Column of `obs` with ``train``, ``valid`` and ``test``. The default is used if it exists, otherwise all cells
+            train; ``None`` ignores it.
 
         Returns
         -------
@@ -83,7 +83,7 @@ class ClosedFormModel(PerturbationModel):
         Raises
         ------
         SplitError
-            If no training cell is marked, or none is perturbed.
+            If `split_key` does not exist, no training cell is marked, or none is perturbed.
         ControlError
             If no training cell is a control.
         """

@@ -64,7 +64,7 @@ class MechanismTraining(UnsupervisedTrainingMixin):
         accelerator, devices
             Where to train, as in scvi-tools; ``accelerator="gpu"`` for one GPU.
         split_key
-            Column of `obs` with ``train``, ``valid`` and ``test``, used if it exists; ``None`` ignores it.
+            Column of `obs` with ``train``, ``valid`` and ``test``; the default is used if it exists, ``None`` ignores it.
         train_size
             Share of cells that train when there is no such column; the rest validates.
         batch_size
@@ -95,7 +95,7 @@ class MechanismTraining(UnsupervisedTrainingMixin):
         Raises
         ------
         SplitError
-            If `split_key` names a column without training cells.
+            If `split_key` names a column that does not exist or holds no training cells.
         ValueError
             If the length of the training, the size of batches or the schedule of updates is out of range.
         """
