@@ -121,8 +121,8 @@ def _basal_states(model: LatentShiftModel, base: str, n_cells: int, seed: int) -
         z = torch.randn((n_cells, model.module.n_latent), generator=torch.Generator().manual_seed(seed))
         return z.to(model.device), prior_covariates(model, n_cells)
     rng = np.random.default_rng(seed)
-    pool = np.arange(model.adata.n_obs) if model.train_indices is None else np.asarray(model.train_indices)
-    controls = model._control_cells(model.adata, pool)
+    pool = model._training_cells()
+    controls = model._control_cells(model.adata, np.arange(model.adata.n_obs) if pool is None else pool)
     chosen = np.sort(rng.choice(controls, min(n_cells, len(controls)), replace=False))
     latent = model.encode(indices=chosen)
     mean, sd = (torch.from_numpy(values).to(model.device) for values in (latent.X, latent.layers[_keys.LAYER_SD]))
@@ -184,11 +184,10 @@ def prior_covariates(model: LatentShiftModel, n_cells: int, *, library_size: flo
 
 
 def _training_cells(model: LatentShiftModel, labels: np.ndarray) -> np.ndarray:
-    if model.adata is None:
+    chosen = model._training_cells()
+    if chosen is None:
         return np.zeros(len(labels), dtype=np.int64)
-    dosage = model.adata_manager.get_from_registry(_keys.PERTURBATION)
-    chosen = np.arange(dosage.shape[0]) if model.train_indices is None else model.train_indices
-    seen = pd.Series(dosage_labels(dosage[chosen], model.perturbations)).value_counts()
+    seen = pd.Series(dosage_labels(model._registered_dosage(model.adata, chosen), model.perturbations)).value_counts()
     return seen.reindex(labels, fill_value=0).to_numpy()
 
 
@@ -198,10 +197,10 @@ def _shrunken_residual(
     """Empirical minus predicted effects of the training cells, shrunken by their noise; zero where there are none."""
     from perturbia.stats import effects_against, group_means, limited_translation, log1p_cp10k
 
-    if model.adata is None or scale == "counts":
+    chosen = model._training_cells()
+    if chosen is None or scale == "counts":
         msg = "combine: 'shrunk_residual' needs the training data and a log-normalised or registered scale."
         raise UnsupportedQuery(msg)
-    chosen = np.sort(np.asarray(model.train_indices))
     matrix = model.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)[chosen]
     features = log1p_cp10k(matrix) if model.module.is_count_model else matrix
     labels = dosage_labels(model._registered_dosage(model.adata, chosen), model.perturbations)

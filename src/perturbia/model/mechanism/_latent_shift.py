@@ -162,7 +162,7 @@ class LatentShiftModel(MechanismTraining, VAEMixin, PerturbationModel):
             ``"log1p_cp10k"``: difference of :math:`E[\log(1 + 10^4 x / l)]`; ``"perturbseq"``: the same in base 2;
             ``"counts"``: difference of expected counts. ``"registered"`` for features that are not counts.
         base
-            Basal states of observed control cells, or draws from the prior.
+            Basal states of observed control cells (those that trained, where the model has them), or draws from the prior.
         combine
             ``"shrunk_residual"`` adds what the training cells of a perturbation show beyond the model, shrunken by its
             noise. For perturbations without training cells it changes nothing.
@@ -176,7 +176,8 @@ class LatentShiftModel(MechanismTraining, VAEMixin, PerturbationModel):
         Returns
         -------
         AnnData `(n_perturbations, n_features)`, float32: `X` effects, `layers["se"]` Monte Carlo standard errors,
-        `layers["sd"]` posterior standard deviations, `obs["n_cells"]` training cells of exactly that perturbation.
+        `layers["sd"]` posterior standard deviations, `obs["n_cells"]` training cells of exactly that perturbation
+        (0 if the model was loaded with other data).
 
         Raises
         ------

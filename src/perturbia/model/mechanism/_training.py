@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 import warnings
@@ -33,6 +34,8 @@ class MechanismTraining(UnsupervisedTrainingMixin):
     """`train` of models whose perturbations shift latents."""
 
     _training_plan_cls = PerturbationTrainingPlan
+    # identity of the data that `train_indices` refers to, saved with the model
+    trained_on_: str | None = None
 
     def train(
         self,
@@ -131,6 +134,7 @@ class MechanismTraining(UnsupervisedTrainingMixin):
                 max_steps=n_steps,
                 **trainer_kwargs,
             )
+        self.trained_on_ = _identity(self.adata)
         if self.global_update == "gradient":
             # no gradient has ever reached them: the prior is what we know
             self.module.effects.reset_to_prior(self.module.n_treated == 0)
@@ -146,6 +150,12 @@ class MechanismTraining(UnsupervisedTrainingMixin):
         order = np.random.default_rng(self.seed).permutation(n_obs)
         n_train = math.ceil(train_size * n_obs)
         return [np.sort(order[:n_train]), np.sort(order[n_train:]), np.array([], dtype=int)]
+
+    def _training_cells(self) -> np.ndarray | None:
+        """Positions of the training cells; None if the data of the model are not those it was trained on."""
+        if self.adata is None or self.train_indices is None or self.trained_on_ != _identity(self.adata):
+            return None
+        return np.sort(np.asarray(self.train_indices))
 
     def _gather_statistics(self, indices: np.ndarray) -> None:
         loader = self._make_data_loader(adata=self.adata, indices=indices, batch_size=2048)
@@ -178,6 +188,10 @@ class MechanismTraining(UnsupervisedTrainingMixin):
             inputs.pop("size_factor"), inputs.pop("dosage")
             means.append(self.module.encode(offset=None, **inputs).loc.cpu())
         return torch.cat(means).numpy()
+
+
+def _identity(adata: AnnData) -> str:
+    return hashlib.sha256("\n".join(adata.obs_names.astype(str)).encode()).hexdigest()[:12]
 
 
 def _check_schedule(
