@@ -106,7 +106,8 @@ class SAMSVAE(LatentShiftModel):
     ) -> None:
         super().__init__(adata, registry)
         _check_switches(basal_encoder, global_update, global_kl, gene_likelihood)
-        for name, size in (("n_latent", n_latent), ("n_hidden", n_hidden), ("n_particles", n_particles)):
+        sizes = {"n_latent": n_latent, "n_hidden": n_hidden, "n_layers": n_layers, "n_particles": n_particles}
+        for name, size in sizes.items():
             check_positive_integer(name, size)
         global_update = global_update or ("closed_form" if basal_encoder == "residual" else "gradient")
         if global_update == "closed_form" and basal_encoder != "residual":
