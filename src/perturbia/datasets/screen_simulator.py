@@ -127,7 +127,8 @@ def simulate_screen(
     - `obsm["truth_basal"]`, `obsm["truth_latent"]`: float32 `(n_obs, n_latent)`;
     - `uns["truth"]`: `names`; `masks` (bool) and `effects` (float32, already masked), both
       `(n_perturbations, n_latent)`; `ate`, a data frame (label × gene) of
-      :math:`E[\log(1 + 10^4 x / l)]` under the perturbation minus control, with the same basal latents on both sides.
+      :math:`E[\log(1 + 10^4 x / l)]` under the perturbation minus control, with the same basal latents and batches on
+      both sides.
 
     Raises
     ------
@@ -164,19 +165,21 @@ def simulate_screen(
 
     labels = dosage_labels(dosage, names)
     true_ate = _true_effects(
-        rng, decoder, effects, names, labels, library_size, library_log_sd, concentration, n_truth_cells
+        rng, decoder, effects, shifts, names, labels, library_size, library_log_sd, concentration, n_truth_cells
     )
     return _as_anndata(counts, labels, batch, basal, latent, names, masks, effects, true_ate)
 
 
 def _check(arguments: dict) -> None:
-    for name in ("n_perturbations", "n_genes", "n_latent", "cells_per_perturbation", "n_controls", "n_batches"):
+    sizes = ("n_perturbations", "n_genes", "n_latent", "cells_per_perturbation", "n_controls", "n_batches")
+    for name in (*sizes, "n_truth_cells"):
         if not (isinstance(arguments[name], int | np.integer) and arguments[name] >= 1):
             msg = f"{name}: expected a positive integer, got {arguments[name]!r}."
             raise ValueError(msg)
     most = arguments["n_perturbations"] * (arguments["n_perturbations"] - 1) // 2
-    if not 0 <= arguments["n_combinations"] <= most:
-        msg = f"n_combinations: expected 0 to {most} pairs of the perturbations, got {arguments['n_combinations']}."
+    pairs = arguments["n_combinations"]
+    if not (isinstance(pairs, int | np.integer) and 0 <= pairs <= most):
+        msg = f"n_combinations: expected 0 to {most} pairs of the perturbations, got {pairs!r}."
         raise ValueError(msg)
     for name in ("effect_scale", "library_size", "concentration"):
         if not arguments[name] > 0:
@@ -224,6 +227,7 @@ def _true_effects(
     rng: np.random.Generator,
     decoder: _Decoder,
     effects: np.ndarray,
+    shifts: np.ndarray,
     names: list[str],
     labels: np.ndarray,
     library_size: float,
@@ -231,7 +235,7 @@ def _true_effects(
     concentration: float,
     n_cells: int,
 ) -> pd.DataFrame:
-    """Exact average treatment effects: one basal population, one set of Gamma factors, counts integrated out."""
+    """Exact average treatment effects: one basal population over all batches, one set of Gamma factors, exact counts."""
     import torch
 
     from perturbia.nn import ExpectedLogCounts, gamma_quantile_draws
@@ -246,10 +250,11 @@ def _true_effects(
         n_cells,
         generator=torch.Generator().manual_seed(int(rng.integers(2**31))),
     )
+    shift = shifts[rng.integers(0, len(shifts), n_cells)]
     layer = ExpectedLogCounts(torch.from_numpy(library), max_rate=float(library.max() * noise.max()))
 
     def expected(offset: np.ndarray) -> np.ndarray:
-        rate = torch.from_numpy(library[:, None] * decoder.proportions(basal + offset)).float()
+        rate = torch.from_numpy(library[:, None] * decoder.proportions(basal + offset, shift)).float()
         return layer.mean(rate * noise).double().mean(0).numpy()
 
     control = expected(np.zeros(effects.shape[1]))
