@@ -107,7 +107,7 @@ def sparse_rotation(
     Raises
     ------
     ValueError
-        If `effects` is not a finite two-dimensional matrix.
+        If `effects` is not a finite two-dimensional matrix, or `start` not an orthogonal one.
 
     Examples
     --------
@@ -120,7 +120,13 @@ def sparse_rotation(
     loadings = _checked(effects)
     if normalize:
         loadings = _row_scale(loadings, noise)
+    n_latent = loadings.shape[1]
     rotation = varimax(loadings, normalize=False) if start is None else np.array(start, dtype=np.float64)
+    if rotation.shape != (n_latent, n_latent) or not np.allclose(rotation @ rotation.T, np.eye(n_latent), atol=1e-6):
+        msg = (
+            f"start: expected an orthogonal matrix of shape {(n_latent, n_latent)}, got one of shape {rotation.shape}."
+        )
+        raise ValueError(msg)
     rotated = loadings @ rotation
     for width in (np.pi / 4, np.pi / 40):
         angles = np.linspace(-width, width, n_angles)
