@@ -208,6 +208,9 @@ def effects_against(
     >>> effects_against(moments, reference="a").effects
     array([[5.]])
     """
+    if variance not in ("welch", "pooled"):
+        msg = f"variance: expected 'welch' or 'pooled', got {variance!r}."
+        raise ValueError(msg)
     control = position_of(moments.groups, reference, "reference")
     if len(moments.groups) < 2:
         msg = "moments: expected a group besides the reference, got the reference alone."
