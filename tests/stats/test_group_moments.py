@@ -127,11 +127,53 @@ def test_bad_input(values, labels, groups, match):
         (["a"] * 4, "a", {}, "a group besides the reference"),
         (["a", "a", "b", "b"], "a", {"with_variance": False}, "moments: expected variances"),
         (["a", "a", "a", "b"], "a", {}, "got 1 groups of one"),
+        (["a", "a", "b", "b"], "a", {"variance": "student"}, "variance: expected 'welch' or 'pooled', got 'student'"),
     ],
 )
 def test_bad_effects(labels, reference, options, match):
+    options = dict(options)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        moments = group_means(X, labels, **options)
+        moments = group_means(X, labels, with_variance=options.pop("with_variance", True))
     with pytest.raises(ValueError, match=match):
-        effects_against(moments, reference=reference)
+        effects_against(moments, reference=reference, **options)
+
+
+def test_pooled_errors_match_students_test(cells):
+    """With two groups the pooled error is that of the t-test of equal variances."""
+    X, labels = cells
+    two = np.isin(labels, ["A", "ctrl"])
+    result = effects_against(group_means(X[two], labels[two]), reference="ctrl", variance="pooled")
+    test = scipy.stats.ttest_ind(X[labels == "A"].astype(float), X[labels == "ctrl"].astype(float), equal_var=True)
+    np.testing.assert_allclose(result.effects[0] / result.standard_errors[0], test.statistic, rtol=1e-9)
+
+
+def test_pooled_variance_is_within_all_groups(cells):
+    X, labels = cells
+    result = effects_against(group_means(X, labels), reference="ctrl", variance="pooled")
+    residual = X.astype(float) - pd.DataFrame(X.astype(float)).groupby(labels).transform("mean").to_numpy()
+    within = (residual**2).sum(0) / (len(X) - 4)
+    n = {name: (labels == name).sum() for name in ("A", "B", "C", "ctrl")}
+    for row, name in enumerate(result.groups):
+        np.testing.assert_allclose(
+            result.standard_errors[row], np.sqrt(within * (1 / n[name] + 1 / n["ctrl"])), rtol=1e-9
+        )
+    np.testing.assert_array_equal(result.effects, effects_against(group_means(X, labels), reference="ctrl").effects)
+
+
+def test_pooled_errors_serve_small_groups():
+    """Ten cells that all lack a gene are not certain of it, and one cell has an error at all."""
+    rng = np.random.default_rng(4)
+    values = rng.poisson(0.05, size=(511, 1)).astype(float)
+    labels = np.array(["ctrl"] * 500 + ["ten"] * 10 + ["one"])
+    values[500:510] = 0
+    with pytest.warns(RuntimeWarning, match="one row"):
+        moments = group_means(values, labels)
+    pooled = effects_against(moments, reference="ctrl", variance="pooled")
+    expected = values[:500].std(ddof=1) * np.sqrt(1 / np.array([1, 10]) + 1 / 500)
+    np.testing.assert_allclose(pooled.standard_errors[:, 0], expected, rtol=0.02)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        lonely = group_means(values[:2], ["ctrl", "one"])
+    with pytest.raises(ValueError, match="a group of at least 2 rows, got none"):
+        effects_against(lonely, reference="ctrl", variance="pooled")

@@ -6,7 +6,7 @@ import scipy.integrate
 import scipy.optimize
 import scipy.stats
 
-from perturbia.stats import adaptive_shrinkage, james_stein, james_stein_factor
+from perturbia.stats import adaptive_shrinkage, james_stein, james_stein_factor, limited_translation
 
 GRID = np.array([0.0, 0.5, 2.0])
 
@@ -175,7 +175,7 @@ def test_repr_says_what_it_holds(screen):
 ONES = np.ones((2, 3))
 
 
-@pytest.mark.parametrize("function", [james_stein_factor, james_stein, adaptive_shrinkage])
+@pytest.mark.parametrize("function", [james_stein_factor, james_stein, adaptive_shrinkage, limited_translation])
 @pytest.mark.parametrize(
     ("effects", "errors", "match"),
     [
@@ -213,3 +213,46 @@ def test_too_little_to_shrink_by():
         james_stein(ONES[:, :2], ONES[:, :2])
     with pytest.raises(ValueError, match="standard_errors: expected positive entries"):
         adaptive_shrinkage(ONES, 0 * ONES)
+
+
+def test_limited_translation_is_james_stein_within_its_bound(screen):
+    _, measured, errors = screen
+    shrunken = james_stein(measured, errors)
+    for bound in (0.0, 0.3, 2.0, 10.0):
+        result = limited_translation(measured, errors, bound=bound)
+        for p, g in [(0, 0), (3, 17), (7, 299)]:
+            x, s = measured[p, g], errors[p, g]
+            low, high = x - bound * s, x + bound * s
+            assert result[p, g] == pytest.approx(min(max(shrunken[p, g], low), high), rel=1e-12)
+        assert (np.abs(measured - result) <= bound * errors + 1e-12).all()
+        assert (np.abs(result) >= np.abs(shrunken) - 1e-12).all()
+    np.testing.assert_allclose(limited_translation(measured, errors, bound=np.inf), shrunken, rtol=1e-12)
+    np.testing.assert_array_equal(limited_translation(measured, errors, bound=0.0), measured)
+
+
+def test_limited_translation_keeps_the_target_gene():
+    """One large effect among noise: a single factor would erase it, and its row is estimated no worse."""
+    rng = np.random.default_rng(7)
+    truth = np.zeros((40, 300))
+    truth[:, 0] = 8.0
+    measured = truth + rng.normal(size=truth.shape)
+    errors = np.ones_like(truth)
+    single, limited = james_stein(measured, errors), limited_translation(measured, errors)
+    assert np.abs(single[:, 0]).mean() < 2.5
+    assert np.abs(limited[:, 0] - 8).mean() < 2.5
+    risk = [((estimate - truth) ** 2).sum() for estimate in (measured, single, limited)]
+    assert risk[2] < risk[1] < risk[0]
+
+
+def test_limited_translation_of_exactly_known_effects():
+    effects = np.array([[1.0, -2.0, 0.1, 0.2], [0.0, 0.0, 0.0, 0.0]])
+    errors = np.array([[0.0, 1.0, 5.0, 5.0], [1.0, 1.0, 1.0, 1.0]])
+    result = limited_translation(effects, errors)
+    assert result[0, 0] == 1.0
+    np.testing.assert_array_equal(result[1], 0)
+
+
+@pytest.mark.parametrize("bound", [-1.0, np.nan])
+def test_limited_translation_bad_bound(bound):
+    with pytest.raises(ValueError, match="bound: expected zero or a positive number"):
+        limited_translation(ONES, ONES, bound=bound)
