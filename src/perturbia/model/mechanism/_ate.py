@@ -51,7 +51,7 @@ def estimate_ate(
     z, covariates = _basal_states(model, base, n_cells, seed)
     noise = common_noise(model.module, len(z), seed)
     layer = None
-    if scale in {"log1p_cp10k", "perturbseq"}:
+    if model.module.is_count_model and scale in {"log1p_cp10k", "perturbseq"}:
         # no gene can take more than the whole library
         top = covariates.library.max() * (1.0 if noise is None else noise.max())
         layer = ExpectedLogCounts(covariates.library.ravel(), max_rate=float(top))
