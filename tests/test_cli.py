@@ -135,6 +135,20 @@ def test_demo_on_the_users_file(tmp_path):
     assert "screen.h5ad" in text
 
 
+def test_demo_on_small_groups(tmp_path):
+    """No perturbation has held-out cells enough for a distance between populations."""
+
+    def edit(adata):
+        return adata[adata.obs.groupby("guide_target", observed=True).cumcount().to_numpy() < 40].copy()
+
+    out = tmp_path / "out"
+    assert main(["demo", "--fast", "--data", own_file(tmp_path, edit=edit), *ARGUMENTS, "--out", str(out)]) == 0
+    seen = pd.read_csv(out / "scores_seen.csv", index_col=0)
+    assert seen["e-distance"].isna().all()
+    assert seen[["r", "R2", "top-20 r"]].notna().all(axis=None)
+    assert "nan" not in (out / "report.html").read_text(encoding="utf-8").casefold().split("<h2>")[0]
+
+
 def without_counts(adata):
     adata.layers["counts"] = adata.layers["counts"] * 0.5
     return adata
@@ -149,6 +163,10 @@ def few_cells(adata):
     return adata[::12].copy()
 
 
+def two_genes(adata):
+    return adata[:, :2].copy()
+
+
 @pytest.mark.parametrize(
     ("edit", "arguments", "text"),
     [
@@ -160,6 +178,8 @@ def few_cells(adata):
         (without_counts, ARGUMENTS, "raw counts"),
         (with_gap, ARGUMENTS, "NaN"),
         (few_cells, ARGUMENTS, "20 cells"),
+        (two_genes, ARGUMENTS, "3 genes"),
+        (None, ["--seed", "-1"], "--seed"),
     ],
 )
 def test_bad_files_end_with_a_message_and_write_nothing(tmp_path, capsys, edit, arguments, text):
@@ -179,6 +199,18 @@ def test_missing_and_broken_files(tmp_path, capsys, content):
         path.write_bytes(content)
     assert main(["demo", "--data", str(path), "--out", str(tmp_path / "out")]) == 2
     assert "--data: expected an h5ad file" in capsys.readouterr().err
+
+
+def test_options_that_can_not_work(tmp_path, capsys):
+    path = tmp_path / "out"
+    path.write_text("a file")
+    assert main(["demo", "--fast", "--out", str(path)]) == 2
+    assert "--out: expected a folder" in capsys.readouterr().err
+    assert main(["demo", "--fast", "--control", "NT", "--out", str(tmp_path / "other")]) == 2
+    assert "--control: expected --data beside it" in capsys.readouterr().err
+    assert main(["demo", "--data", str(tmp_path), "--out", str(tmp_path / "other")]) == 2
+    assert "is a folder" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
 
 
 def test_wrong_options_and_no_command(capsys):

@@ -75,17 +75,17 @@ def _demo(arguments: argparse.Namespace) -> int:
     from perturbia.demo import DemoOptions, run_demo
     from perturbia.errors import PerturbiaError
 
-    options = DemoOptions(
-        out=arguments.out,
-        seed=arguments.seed,
-        fast=arguments.fast,
-        data=arguments.data,
-        perturbation_key=arguments.perturbation_key,
-        control=arguments.control,
-        layer=arguments.layer,
-        batch_key=arguments.batch_key,
-    )
     try:
+        options = DemoOptions(
+            out=arguments.out,
+            seed=arguments.seed,
+            fast=arguments.fast,
+            data=arguments.data,
+            perturbation_key=arguments.perturbation_key,
+            control=arguments.control,
+            layer=arguments.layer,
+            batch_key=arguments.batch_key,
+        )
         run_demo(options, Console())
     except PerturbiaError as error:
         sys.stderr.write(f"perturbia demo: error: {error}\n")

@@ -73,3 +73,11 @@ def test_the_best_value_is_marked_and_references_do_not_compete():
     assert "A &lt;title&gt;" in text
     assert text.count("<td>n/a</td>") == 1
     assert text.count("class=best") == 3
+
+
+def test_scores_that_are_not_defined_are_left_out():
+    table = TABLE.copy()
+    table["e-distance"] = np.nan
+    table.loc["model", "R2"] = np.nan
+    text = judge(table, model="model", scores=["r", "R2", "e-distance"], baselines=BASELINES)
+    assert text == "model is ahead of every baseline on r (0.700; two 0.690)."

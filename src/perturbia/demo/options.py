@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from perturbia.errors import PerturbiaError
@@ -40,6 +40,24 @@ class DemoOptions:
     control: str = "control"
     layer: str | None = None
     batch_key: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse options that would fail late, or have no effect."""
+        if self.seed < 0:
+            msg = f"--seed: expected 0 or more, got {self.seed}."
+            raise DemoInputError(msg)
+        if self.out.exists() and not self.out.is_dir():
+            msg = f"--out: expected a folder, got {str(self.out)!r}, which is a file. Name another."
+            raise DemoInputError(msg)
+        given = [
+            f"--{one.name.replace('_', '-')}"
+            for one in fields(self)
+            if one.name in {"perturbation_key", "control", "layer", "batch_key"}
+            and getattr(self, one.name) != one.default
+        ]
+        if given and self.data is None:
+            msg = f"{', '.join(given)}: expected --data beside it, got none. Name the file that it describes."
+            raise DemoInputError(msg)
 
     @property
     def train_options(self) -> dict[str, int]:

@@ -13,7 +13,7 @@ from perturbia import _keys
 from perturbia.demo.console import print_table, quiet
 from perturbia.demo.doubles import ADDED_TRUTH, ORACLE, Doubles, score_unseen
 from perturbia.demo.figures import DrawnFigure, draw_figures, embed
-from perturbia.demo.held_out import HeldOut
+from perturbia.demo.held_out import MIN_POPULATION, HeldOut
 from perturbia.demo.report import Report, TableSection
 from perturbia.demo.scoring import (
     BASELINES,
@@ -144,7 +144,8 @@ def _seen_section(table: pd.DataFrame, held_out: HeldOut) -> TableSection:
             "scored on the other.",
             DISTANCE: "energy distance from predicted to held-out cells in 50 principal components, mean over "
             "perturbations; lower is better, 0 is equality up to noise, which may make it negative. SAMS-VAE draws cells, counts and all; every other row adds "
-            "its effect to control cells that were seen.",
+            "its effect to control cells that were seen. Not defined (n/a) where no perturbation has "
+            f"{MIN_POPULATION} held-out cells.",
             REPEAT: "what another experiment with as many cells would score as a prediction, from split halves by "
             "Spearman-Brown.",
             CEILING: "what the true effects would score: the square root of that, given the noise of the held-out cells.",

@@ -97,16 +97,21 @@ def score_seen(
             cells[name] = _shifted_cells(held_out, controls, effect)
     rows: dict[str, dict[str, float]] = {}
     for name, effect in predicted.items():
-        distance = np.mean(list(held_out.distances(cells[name], basis).values()))
-        rows[name] = {**held_out.scores(effect.X), DISTANCE: float(distance)}
-    rows[REPEAT] = {**held_out.repeat(), DISTANCE: float(np.mean(list(basis.between_halves().values())))}
+        rows[name] = {**held_out.scores(effect.X), DISTANCE: _mean(held_out.distances(cells[name], basis))}
+    rows[REPEAT] = {**held_out.repeat(), DISTANCE: _mean(basis.between_halves())}
     # the truth itself, correlated with what noisy cells show of it
     reliability, strongest = rows[REPEAT]["r"], rows[REPEAT]["top-20 r"]
-    rows[CEILING] = {"r": np.sqrt(reliability), "R2": reliability, "top-20 r": np.sqrt(strongest), DISTANCE: 0.0}
+    rows[CEILING] = {"r": np.sqrt(reliability), "R2": reliability, "top-20 r": np.sqrt(strongest)}
+    rows[CEILING][DISTANCE] = 0.0 if basis.held_out else np.nan
     table = pd.DataFrame.from_dict(rows, orient="index", dtype=float)
     table.insert(0, LIKELIHOOD, np.nan)
     table.loc[MODEL, LIKELIHOOD] = _likelihood(model, held_out, likelihood_budget, seed)
     return table, predicted
+
+
+def _mean(distances: dict[str, float]) -> float:
+    """Mean over perturbations, NaN if none has enough held-out cells for a distance."""
+    return float(np.mean(list(distances.values()))) if distances else np.nan
 
 
 def answer(model: PerturbationModel, names: list[str]) -> AnnData | None:

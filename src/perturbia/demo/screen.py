@@ -21,6 +21,7 @@ __all__ = ["Screen", "load_screen"]
 INTERFERON_GAMMA = ("IFNGR1", "IFNGR2", "JAK2", "STAT1")
 MAX_GENES = 2000
 MIN_CELLS = 20
+MIN_GENES = 3  # James-Stein shrinks no fewer
 
 
 @dataclass
@@ -106,13 +107,17 @@ def _read(options: DemoOptions) -> Screen:
 
     path = options.data
     if path is None or not path.is_file():
-        msg = f"--data: expected an h5ad file, got {str(path)!r}, which does not exist. Check the path."
+        why = "is a folder" if path is not None and path.is_dir() else "does not exist"
+        msg = f"--data: expected an h5ad file, got {str(path)!r}, which {why}. Check the path."
         raise DemoInputError(msg)
     try:
         adata = anndata.read_h5ad(path)
     except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:  # whatever h5py meets in a broken file
         msg = f"--data: expected an h5ad file, got {str(path)!r}, which could not be read ({error}). Write it anew."
         raise DemoInputError(msg) from error
+    if adata.n_vars < MIN_GENES:
+        msg = f"--data: expected {MIN_GENES} genes at the least, got {adata.n_vars}. Use more genes."
+        raise DemoInputError(msg)
     screen = Screen(adata, path.name, options.perturbation_key, options.control, options.layer, options.batch_key)
     for option, key, have in (
         ("--perturbation-key", options.perturbation_key, list(adata.obs.columns)),

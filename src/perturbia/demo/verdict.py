@@ -88,7 +88,7 @@ def judge(table: pd.DataFrame, *, model: str, scores: Iterable[str], baselines: 
     model
         Row of the model.
     scores
-        Columns to compare on.
+        Columns to compare on; those that the model or every baseline lacks (NaN) do not count.
     baselines
         Rows of baselines.
 
@@ -96,7 +96,9 @@ def judge(table: pd.DataFrame, *, model: str, scores: Iterable[str], baselines: 
     -------
     A sentence.
     """
-    found = [compare(table, score, model=model, baselines=baselines) for score in scores]
+    rivals = table.reindex([name for name in baselines if name in table.index])
+    defined = [score for score in scores if table.loc[[model], score].notna().all() and rivals[score].notna().any()]
+    found = [compare(table, score, model=model, baselines=baselines) for score in defined]
     texts = {
         "behind": "is beaten by a baseline on",
         "ahead": "is ahead of every baseline on",
