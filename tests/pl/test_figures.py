@@ -13,7 +13,7 @@ mpl.use("agg")
 import matplotlib.pyplot as plt
 
 from perturbia import pl
-from perturbia.errors import FeatureMismatch, NotTrainedError
+from perturbia.errors import FeatureMismatch, NotTrainedError, ScaleError
 
 
 @pytest.fixture(autouse=True)
@@ -149,3 +149,16 @@ def test_scores_has_a_row_a_method_and_no_row_for_the_ceiling():
     assert names == ["baseline", "model"]
     assert figure.axes[1].get_xlim()[0] >= -0.35
     assert any(text.get_text() == "-5.00" for text in figure.axes[1].texts)
+
+
+def test_mechanisms_refuses_a_tree_with_rows_moved():
+    tree = tree_of(6, 4)
+    with pytest.raises(ValueError, match="left out or moved"):
+        pl.mechanisms(tree[::-1])
+
+
+def test_effect_scatter_refuses_two_scales():
+    one, other = effect_table(np.eye(3)), effect_table(np.eye(3))
+    other.uns["perturbia"] = {"scale": "counts"}
+    with pytest.raises(ScaleError, match="'log1p_cp10k' and 'counts'"):
+        pl.effect_scatter(one, other)

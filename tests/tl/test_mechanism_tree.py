@@ -60,3 +60,12 @@ def test_two_perturbations_have_no_tree():
     tree = mechanisms(model)
     assert "linkage" not in tree.uns
     assert clade_of(tree, ["A", "B"]) == ["A", "B"]
+
+
+@pytest.mark.parametrize("rows", [["D", "C", "B", "A", "E"], ["C", "D", "E"]])
+def test_a_tree_with_rows_moved_is_refused(rows):
+    tree = mechanisms(FakeModel())
+    with pytest.raises(ValueError, match="left out or moved"):
+        clade_of(tree[rows], ["C", "D"])
+    with pytest.raises(ValueError, match="members"):
+        clade_of(tree, [])

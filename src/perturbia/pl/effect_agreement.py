@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from perturbia import _keys
-from perturbia.errors import FeatureMismatch
+from perturbia.errors import FeatureMismatch, ScaleError
 from perturbia.pl._style import FAINT, INK, MUTED, bare, colours_of, new_axes
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["effect_scatter"]
 
 _UNITS = {"log1p_cp10k": "log1p CP10K", "perturbseq": "log2(CP10K + 1)", "counts": "counts"}
+_COUNT_SCALES = frozenset(_UNITS)
 
 
 def effect_scatter(
@@ -55,6 +56,8 @@ def effect_scatter(
     ------
     FeatureMismatch
         If features differ, or no perturbation is in both.
+    ScaleError
+        If the two are effects on different scales of counts.
 
     Examples
     --------
@@ -73,6 +76,10 @@ def effect_scatter(
             f"{observed.shape} with {len(both)} shared perturbations."
         )
         raise FeatureMismatch(msg)
+    scales = [effects.uns.get(_keys.UNS_RESULT, {}).get("scale") for effects in (predicted, observed)]
+    if set(scales) <= _COUNT_SCALES and scales[0] != scales[1]:
+        msg = f"predicted, observed: expected effects of one scale, got {scales[0]!r} and {scales[1]!r}. Ask for one scale."
+        raise ScaleError(msg)
     x, y = np.asarray(predicted[both].X, np.float64), np.asarray(observed[both].X, np.float64)
     ax = new_axes(ax, size=(4.4, 4.4))
     low, high = min(x.min(), y.min(), 0.0), max(x.max(), y.max(), 1e-6)

@@ -44,6 +44,11 @@ def mechanisms(
     -------
     The figure: tree, probabilities of masks, expected shifts in units of the basal standard deviation.
 
+    Raises
+    ------
+    ValueError
+        If rows of `tree` were left out or moved.
+
     Examples
     --------
     >>> import perturbia as pb
@@ -57,6 +62,9 @@ def mechanisms(
     """
     import matplotlib.pyplot as plt
 
+    from perturbia.tl.mechanism_tree import linkage_of
+
+    linkage = linkage_of(tree)
     mask, shift = np.asarray(tree.layers["mask"]), np.asarray(tree.X)
     moved = (mask > MASK_OPEN).any(axis=0)
     columns = np.arange(tree.n_vars)
@@ -70,7 +78,7 @@ def mechanisms(
     figure = plt.figure(figsize=(width, height), layout="constrained")
     panel = (width - 3.4) / 2
     left, middle, right = figure.subplots(1, 3, width_ratios=[1.4, panel, panel])
-    _draw_tree(left, tree, n_rows)
+    _draw_tree(left, linkage, n_rows)
     extent = (-0.5, n_columns - 0.5, 0, 10 * n_rows)
     names = tree.var_names[columns]
     first = middle.imshow(mask[np.ix_(rows, columns)], cmap="Greys", vmin=0, vmax=1, extent=extent, **_IMAGE)
@@ -102,17 +110,17 @@ def mechanisms(
 _IMAGE = {"aspect": "auto", "origin": "lower", "interpolation": "nearest"}
 
 
-def _draw_tree(ax: Axes, tree: AnnData, n_rows: int) -> None:
+def _draw_tree(ax: Axes, linkage: np.ndarray | None, n_rows: int) -> None:
     from scipy.cluster import hierarchy
 
     ax.set_ylim(0, 10 * n_rows)
     ax.spines[["top", "right", "left"]].set_visible(False)
     ax.set_yticks([])
-    if "linkage" not in tree.uns:
+    if linkage is None:
         ax.set_axis_off()
         return
     hierarchy.dendrogram(
-        tree.uns["linkage"], orientation="left", ax=ax, no_labels=True, color_threshold=0,
+        linkage, orientation="left", ax=ax, no_labels=True, color_threshold=0,
         above_threshold_color=MUTED,
     )  # fmt: skip
     ax.tick_params(axis="x", labelsize=7)

@@ -89,6 +89,40 @@ def mechanisms(
     return stamp(out, kind="effect", ur_id=ur_id, model=type(model).__name__, scale="embedding")
 
 
+def linkage_of(tree: AnnData) -> np.ndarray | None:
+    """Tree of :func:`mechanisms` as SciPy writes it, None where there is none; it counts rows, which must all be there.
+
+    Parameters
+    ----------
+    tree
+        Result of :func:`mechanisms`.
+
+    Returns
+    -------
+    The linkage, float64 `(n_perturbations - 1, 4)`.
+
+    Raises
+    ------
+    ValueError
+        If rows of `tree` were left out or moved.
+    """
+    from scipy.cluster import hierarchy
+
+    if "linkage" not in tree.uns:
+        return None
+    linkage = np.asarray(tree.uns["linkage"], dtype=np.float64)
+    whole = len(linkage) + 1 == tree.n_obs
+    if whole and "order" in tree.obs:
+        whole = np.array_equal(np.argsort(hierarchy.leaves_list(linkage)), tree.obs["order"])
+    if not whole:
+        msg = (
+            f"tree: expected the {len(linkage) + 1} rows of tl.mechanisms in their order, got {tree.n_obs} rows, some left "
+            "out or moved. Pass the whole result, or delete uns['linkage']."
+        )
+        raise ValueError(msg)
+    return linkage
+
+
 def clade_of(tree: AnnData, members: Iterable[str]) -> list[str]:
     """Smallest branch of the tree that holds all `members`.
 
@@ -107,6 +141,8 @@ def clade_of(tree: AnnData, members: Iterable[str]) -> list[str]:
     ------
     UnknownPerturbation
         If a member is not in the tree.
+    ValueError
+        If there are no members, or rows of `tree` were left out or moved.
 
     Examples
     --------
@@ -118,12 +154,16 @@ def clade_of(tree: AnnData, members: Iterable[str]) -> list[str]:
     """
     names = list(tree.obs_names)
     wanted = set(members)
+    if not wanted:
+        msg = "members: expected names of perturbations, got none."
+        raise ValueError(msg)
+    linkage = linkage_of(tree)
     unknown = sorted(wanted - set(names))
     if unknown:
         raise UnknownPerturbation.among(unknown, names, argument="members")
     branches = [{i} for i in range(len(names))]
     positions = {names.index(name) for name in wanted}
-    for first, second, *_ in np.asarray(tree.uns.get("linkage", np.zeros((0, 4)))):
+    for first, second, *_ in np.zeros((0, 4)) if linkage is None else linkage:
         branches.append(branches[int(first)] | branches[int(second)])
         if positions <= branches[-1]:
             break
