@@ -116,3 +116,10 @@ def test_bad_arguments_write_nothing(arguments, error, text):
 def test_no_combinations_is_an_error():
     with pytest.raises(SplitError, match="random"):
         split(screen({"control": 20, "A": 20, "B": 20}), axis="combination")
+
+
+def test_labels_are_not_overwritten():
+    adata = screen(SIZES)
+    with pytest.raises(SplitError, match="key_added.*'perturbation'"):
+        split(adata, key_added="perturbation")
+    assert set(adata.obs["perturbation"]) == set(SIZES)

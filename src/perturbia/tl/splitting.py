@@ -77,7 +77,7 @@ def split(
     Raises
     ------
     SplitError
-        If a share is out of range, or the data have nothing to hold out.
+        If a share is out of range, the data have nothing to hold out, or the labels would be overwritten.
     LabelError, ControlError
         If the labels are missing or can not be read, or no cell is a control.
 
@@ -94,6 +94,9 @@ def split(
     {'train': 7, 'valid': 7, 'test': 2}
     """
     _check_shares(axis, fraction, valid)
+    if key_added == perturbation_key:
+        msg = f"key_added: expected another column than perturbation_key, got {key_added!r} for both. Rename it."
+        raise SplitError(msg)
     design = design_of(adata, perturbation_key=perturbation_key, control=control, sep=sep)
     rng = np.random.default_rng(seed)
     _, group = unique_dosages(design.matrix)
