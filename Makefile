@@ -67,7 +67,7 @@ docs: venv ## Build the documentation; a warning is an error
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
 
 tutorials: venv ## Execute every tutorial in place
-	$(BIN)/jupyter execute --inplace tutorials/*.ipynb
+	$(BIN)/python scripts/execute_tutorials.py tutorials/*.ipynb
 
 bench: venv ## Run the benchmarks
 	@for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python "$$script" $(BENCH_ARGS); done

@@ -53,8 +53,8 @@ def spearman_brown(correlation: float | np.ndarray, *, factor: float = 2.0) -> f
     Parameters
     ----------
     correlation
-        Correlation between halves, in [-1, 1], any shape. The formula holds for r >= 0; negative values use |r| in the
-        denominator, which keeps sign and range. NaN stays NaN.
+        Correlation between halves, in [-1, 1], any shape. The formula holds for r >= 0; negative values use `|r|` in
+        the denominator, which keeps sign and range. NaN stays NaN.
     factor
         Ratio k of the lengths; 2 raises half size to full size.
 
