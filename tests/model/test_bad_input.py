@@ -11,12 +11,14 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
+from perturbia import Perturbation
 from perturbia.errors import (
     ControlError,
     DoseError,
     FeatureMismatch,
     LabelError,
     PerturbiaError,
+    RepresentationMismatch,
     ScaleError,
     SplitError,
     UnknownPerturbation,
@@ -136,6 +138,30 @@ REGISTRATION = {
         r"positive.*obs\['size'\]",
         {"size_factor_key": "size"},
     ),
+    "nan_batch": Case(
+        with_column("plate", lambda x: first(x, np.nan)),
+        LabelError,
+        r"batch_key.*obs\['plate'\].*1 without one",
+        {"batch_key": "plate"},
+    ),
+    "nan_category": Case(
+        with_column("phase", lambda x: first(x, np.nan)),
+        LabelError,
+        r"categorical_covariate_keys.*obs\['phase'\].*1 without one",
+        {"categorical_covariate_keys": ["phase"]},
+    ),
+    "nan_covariate": Case(
+        with_column("age", lambda x: first(np.ones(len(x)), np.nan)),
+        ScaleError,
+        r"continuous_covariate_keys.*finite.*obs\['age'\].*nan in 1 cell",
+        {"continuous_covariate_keys": ["age"]},
+    ),
+    "text_covariate": Case(
+        lambda a: a, ScaleError, r"finite.*'control'", {"continuous_covariate_keys": ["perturbation"]}
+    ),
+    "covariates_as_text": Case(
+        lambda a: a, LabelError, r"expected a list.*'batch'", {"categorical_covariate_keys": "batch"}
+    ),
     "missing_covariate": Case(lambda a: a, KeyError, "'phase'", {"categorical_covariate_keys": ["phase"]}),
 }
 
@@ -201,6 +227,69 @@ def test_queries_refuse_and_write_nothing(model: PerturbationModel) -> None:
     with pytest.raises(DoseError, match="0"):
         model.perturb(latent, {"P01": 0.0})
     assert_untouched(model.adata, before)
+
+
+def test_only_anndata_are_data(recipe, model: PerturbationModel) -> None:
+    for other, name in (("screen.h5ad", "str"), (pd.DataFrame(), "DataFrame")):
+        with pytest.raises(TypeError, match=f"adata: expected AnnData, got {name}"):
+            recipe.cls.setup_anndata(other, perturbation_key="perturbation")
+        with pytest.raises(TypeError, match=f"adata: expected AnnData, got {name}"):
+            model.predict(other, "P01")
+
+
+def test_one_query_is_no_sequence_of_queries(model: PerturbationModel) -> None:
+    expected = model.estimate_ate(["P01"])
+    for query in ("P01", Perturbation("P01"), {"P01": 1.0}):
+        assert list(model.estimate_ate(query).obs_names) == ["P01"]
+        np.testing.assert_array_equal(model.estimate_ate(query).X, expected.X)
+    with pytest.raises(ValueError, match="at least one query"):
+        model.estimate_ate([])
+
+
+def test_a_context_is_not_ignored(model: PerturbationModel) -> None:
+    with pytest.raises(UnsupportedQuery, match="unseen_context"):
+        model.predict(None, Perturbation("P01", context={"cell_type": "K562"}))
+
+
+def test_switches_and_cells_are_not_guessed(model: PerturbationModel) -> None:
+    with pytest.raises(ValueError, match="cells: expected one of 'control', 'all', got 'ctrl'"):
+        model.predict(None, "P01", cells="ctrl")
+    latent = model.encode(indices=[0])
+    with pytest.raises(ValueError, match="n_draws: expected a positive integer, got 2.5"):
+        model.perturb(latent, "P01", n_draws=2.5)
+    for indices, error, match in (
+        (np.ones(3, dtype=bool), ValueError, "mask of"),
+        ([0.5], ValueError, "whole numbers"),
+        (["cell"], ValueError, "whole numbers"),
+        (3, ValueError, "sequence"),
+        ([10**6], IndexError, "positions below"),
+    ):
+        with pytest.raises(error, match=f"indices: expected.*{match}"):
+            model.encode(indices=indices)
+
+
+def test_a_latent_with_dimensions_moved_is_refused(model: PerturbationModel) -> None:
+    latent = model.encode(indices=[0, 1])
+    bare = latent.copy()
+    del bare.layers["sd"]
+    for changed in (latent[:, ::-1].copy(), latent[:, :2].copy(), bare):
+        for ask in (lambda x=changed: model.decode(x), lambda x=changed: model.perturb(x, "P01")):
+            with pytest.raises(RepresentationMismatch, match="dimensions"):
+                ask()
+
+
+@pytest.mark.parametrize("size", [None, 0.0, -1.0, np.nan])
+def test_library_sizes_are_sizes(model: PerturbationModel, size: float | None) -> None:
+    latent = model.encode(indices=[0, 1])
+    if size is None:
+        del latent.obs["pb_library"]
+    else:
+        latent.obs["pb_library"] = [100.0, size]
+    with pytest.raises(ScaleError, match=r"latent: expected .* in obs\['pb_library'\]"):
+        model.decode(latent)
+    if size is not None and hasattr(model, "sample"):
+        with pytest.raises(ValueError, match="library_size: expected a positive number"):
+            model.sample("P01", 2, library_size=size)
 
 
 SPLITS = {

@@ -11,7 +11,7 @@ from perturbia.model.base._result import check_source, representation_id, stamp
 
 def latent(**changes: object) -> ad.AnnData:
     options = {"kind": "latent", "ur_id": "abc", "model": "M", "scale": "embedding", **changes}
-    return stamp(ad.AnnData(np.zeros((1, 1))), **options)
+    return stamp(ad.AnnData(np.zeros((1, 1)), layers={"sd": np.zeros((1, 1))}), **options)
 
 
 def test_metadata_are_plain() -> None:
@@ -30,12 +30,14 @@ def test_metadata_are_plain() -> None:
 
 
 def test_sources_are_told_apart() -> None:
-    check_source(latent(), ur_id="abc", model="M")
+    check_source(latent(), ur_id="abc", model="M", dimensions=["0"])
     with pytest.raises(RepresentationMismatch, match=r"ur_id xyz.*of a M \(ur_id abc\)"):
-        check_source(latent(), ur_id="xyz", model="N")
+        check_source(latent(), ur_id="xyz", model="N", dimensions=["0"])
     for other in (ad.AnnData(np.zeros((1, 1))), latent(kind="readout")):
         with pytest.raises(RepresentationMismatch, match=r"M\.encode"):
-            check_source(other, ur_id="abc", model="M")
+            check_source(other, ur_id="abc", model="M", dimensions=["0"])
+    with pytest.raises(RepresentationMismatch, match="2 dimensions of M"):
+        check_source(latent(), ur_id="abc", model="M", dimensions=["0", "1"])
 
 
 def test_identity_follows_weights_and_names() -> None:

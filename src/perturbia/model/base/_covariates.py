@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from scvi import REGISTRY_KEYS
 
-from perturbia.errors import ScaleError, UnsupportedQuery, shorten
+from perturbia.errors import LabelError, ScaleError, UnsupportedQuery, shorten
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,7 +19,7 @@ __all__ = ["check_categories", "check_columns"]
 
 
 def check_columns(adata: AnnData, setup_args: Mapping[str, Any]) -> None:
-    """Check that the columns of covariates exist, and that size factors are sizes.
+    """Check that the columns of covariates exist and are complete, and that size factors are sizes.
 
     Parameters
     ----------
@@ -32,9 +32,15 @@ def check_columns(adata: AnnData, setup_args: Mapping[str, Any]) -> None:
     ------
     KeyError
         If a column does not exist.
+    LabelError
+        If a batch or a category is missing in a cell, or a list of columns is text.
     ScaleError
-        If a size factor is missing, or not a positive number.
+        If a size factor is not a positive number, or a continuous covariate not a finite one.
     """
+    for argument in ("categorical_covariate_keys", "continuous_covariate_keys"):
+        if isinstance(setup_args.get(argument), str):
+            msg = f"{argument}: expected a list of columns, got {setup_args[argument]!r}. Write [{setup_args[argument]!r}]."
+            raise LabelError(msg)
     size_factor = setup_args.get("size_factor_key")
     keys = [setup_args.get("batch_key"), size_factor]
     keys += [
@@ -45,15 +51,37 @@ def check_columns(adata: AnnData, setup_args: Mapping[str, Any]) -> None:
     if absent:
         msg = f"adata: expected the columns {absent} in obs, found {shorten(adata.obs.columns, limit=20)}."
         raise KeyError(msg)
+    _check_complete(adata, "batch_key", setup_args.get("batch_key"))
+    for key in setup_args.get("categorical_covariate_keys") or []:
+        _check_complete(adata, "categorical_covariate_keys", key)
+    for key in setup_args.get("continuous_covariate_keys") or []:
+        values = pd.to_numeric(adata.obs[key], errors="coerce").to_numpy(np.float64)
+        broken = ~np.isfinite(values)
+        if broken.any():
+            msg = (
+                f"continuous_covariate_keys: expected finite numbers in obs[{key!r}], got "
+                f"{adata.obs[key][broken].tolist()[0]!r} in {int(broken.sum())} cell(s). Drop or mend them."
+            )
+            raise ScaleError(msg)
     if size_factor is not None:
         sizes = pd.to_numeric(adata.obs[size_factor], errors="coerce").to_numpy(np.float64)
         broken = ~(np.isfinite(sizes) & (sizes > 0))
         if broken.any():
             msg = (
                 f"size_factor_key: expected positive numbers in obs[{size_factor!r}], got "
-                f"{adata.obs[size_factor].to_numpy()[broken][0]!r} in {int(broken.sum())} cell(s). Drop or mend them."
+                f"{adata.obs[size_factor][broken].tolist()[0]!r} in {int(broken.sum())} cell(s). Drop or mend them."
             )
             raise ScaleError(msg)
+
+
+def _check_complete(adata: AnnData, argument: str, key: str | None) -> None:
+    n_missing = 0 if key is None else int(adata.obs[key].isna().sum())
+    if n_missing:
+        msg = (
+            f"{argument}: expected a category in every cell of obs[{key!r}], got {n_missing} without one (NaN). "
+            "Drop those cells, or give them a category."
+        )
+        raise LabelError(msg)
 
 
 def check_categories(adata: AnnData, registry: Mapping[str, Any]) -> None:

@@ -15,13 +15,36 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
-__all__ = ["Scale", "check_features", "match_features"]
+__all__ = ["Scale", "check_anndata", "check_features", "match_features"]
 
 logger = logging.getLogger(__name__)
 
 Scale = Literal["counts", "log1p_cp10k", "zscore", "embedding", "probability"]
 
 _CHUNK = 8192
+
+
+def check_anndata(adata: object) -> None:
+    """Refuse anything but AnnData, such as MuData or the path of a file.
+
+    Parameters
+    ----------
+    adata
+        What was given as annotated data.
+
+    Raises
+    ------
+    TypeError
+        If it is something else.
+    """
+    import anndata
+
+    if not isinstance(adata, anndata.AnnData):
+        how = (
+            "Pass one modality, such as mdata['rna']" if hasattr(adata, "mod") else "Read the file, or make one, first"
+        )
+        msg = f"adata: expected AnnData, got {type(adata).__name__}. {how}."
+        raise TypeError(msg)
 
 
 def check_features(adata: AnnData, layer: str | None, scale: Scale) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,9 +31,9 @@ from perturbia.errors import (
     UnsupportedQuery,
 )
 from perturbia.model.base._covariates import check_categories, check_columns
-from perturbia.model.base._features import Scale, check_features, match_features
+from perturbia.model.base._features import Scale, check_anndata, check_features, match_features
 from perturbia.model.base._result import representation_id
-from perturbia.perturbation import as_perturbation, dosage_matrix
+from perturbia.perturbation import Perturbation, as_perturbation, dosage_matrix
 from perturbia.perturbation.field import PerturbationField, registered_perturbations
 
 if TYPE_CHECKING:
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
     from scipy import sparse
 
     from perturbia.model.base.protocol import Capability
-    from perturbia.perturbation import Perturbation
     from perturbia.perturbation.value import Query
 
 __all__ = ["RegisteredModel"]
@@ -120,7 +120,10 @@ class RegisteredModel(BaseModelClass):
             If labels or doses are missing, malformed or negative.
         KeyError
             If a named column, layer or matrix does not exist.
+        TypeError
+            If `adata` is no AnnData.
         """
+        check_anndata(adata)
         setup_method_args = cls._get_setup_method_args(
             **{k: v for k, v in locals().items() if k not in {"adata", "kwargs"}}, adata=adata
         )
@@ -173,6 +176,12 @@ class RegisteredModel(BaseModelClass):
         unknown = [name for name in perturbation.names if name not in set(registered["names"])]
         if unknown:
             raise UnknownPerturbation.among(unknown, registered["names"], argument="query")
+        if perturbation.context and "unseen_context" not in self.capabilities:
+            msg = (
+                f"query: expected no context, got {perturbation!r}; {self._kind} lacks the capability 'unseen_context'. "
+                "Choose the cells to start from instead."
+            )
+            raise UnsupportedQuery(msg)
         self._check_capabilities(perturbation)
         return perturbation
 
@@ -197,7 +206,15 @@ class RegisteredModel(BaseModelClass):
             msg = f"query: expected dose 1, got {str(perturbation)!r}; {self._kind} knows no doses."
             raise UnsupportedQuery(msg)
 
-    def _query_matrix(self, queries: Sequence[Query]) -> sparse.csr_matrix:
+    def _query_matrix(self, queries: Sequence[Query] | Query) -> sparse.csr_matrix:
+        if isinstance(queries, str | Perturbation | Mapping):
+            queries = [queries]  # one query, not a sequence of them
+        queries = list(queries)
+        if len(queries) == 0:
+            msg = (
+                "perturbations: expected at least one query, got none. Leave it out for every registered perturbation."
+            )
+            raise ValueError(msg)
         perturbations = [self._read_query(query) for query in queries]
         for perturbation in perturbations:
             self._warn_of_doses(perturbation)
@@ -218,6 +235,7 @@ class RegisteredModel(BaseModelClass):
             msg = f"adata: expected data, got None, and this {self._kind} was made without any. Pass the cells."
             raise ValueError(msg)
         if adata is not self.adata:
+            check_anndata(adata)
             adata = match_features(adata, self.get_var_names())
             self._check_new(adata)
         without_data = self.adata_manager is None
@@ -247,11 +265,21 @@ class RegisteredModel(BaseModelClass):
         self._require_trained()
         adata = self._validate_anndata(adata)
         chosen = np.arange(adata.n_obs) if indices is None else np.asarray(indices)
+        n = adata.n_obs
         if chosen.dtype == bool:
+            if chosen.shape != (n,):
+                msg = f"indices: expected a mask of {n} cells, got shape {chosen.shape}."
+                raise ValueError(msg)
             chosen = np.flatnonzero(chosen)
-        if len(chosen) == 0:
+        if chosen.size == 0:
             msg = "indices: expected at least one cell, got an empty selection."
             raise ValueError(msg)
+        if chosen.ndim != 1 or chosen.dtype.kind not in "iu":
+            msg = f"indices: expected a sequence of whole numbers or a mask of {n} cells, got {indices!r}."
+            raise ValueError(msg)
+        if chosen.max() >= n or chosen.min() < -n:
+            msg = f"indices: expected positions below {n}, the number of cells, got {indices!r}."
+            raise IndexError(msg)
         return adata, chosen
 
     def _marked_splits(self, split_key: str | None) -> list[np.ndarray] | None:

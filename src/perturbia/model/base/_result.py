@@ -5,8 +5,11 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+import pandas as pd
+
 from perturbia import _keys
-from perturbia.errors import RepresentationMismatch
+from perturbia.errors import RepresentationMismatch, ScaleError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -14,7 +17,7 @@ if TYPE_CHECKING:
     import torch
     from anndata import AnnData
 
-__all__ = ["check_source", "representation_id", "stamp"]
+__all__ = ["check_library", "check_source", "representation_id", "stamp"]
 
 Kind = Literal["latent", "readout", "effect", "screen"]
 
@@ -44,8 +47,8 @@ def stamp(
     return adata
 
 
-def check_source(latent: AnnData, *, ur_id: str, model: str) -> None:
-    """Refuse a latent AnnData that another model, or the same one before more training, has written."""
+def check_source(latent: AnnData, *, ur_id: str, model: str, dimensions: Sequence[str]) -> None:
+    """Refuse a latent AnnData of another model, of the same one before more training, or with dimensions moved."""
     found = latent.uns.get(_keys.UNS_RESULT)
     if found is None or found.get("kind") != "latent":
         msg = f"latent: expected the result of {model}.encode, got an AnnData without its metadata."
@@ -56,6 +59,29 @@ def check_source(latent: AnnData, *, ur_id: str, model: str) -> None:
             f"(ur_id {found['ur_id']}). Encode the cells with this model."
         )
         raise RepresentationMismatch(msg)
+    if list(latent.var_names) != list(dimensions) or _keys.LAYER_SD not in latent.layers:
+        msg = (
+            f"latent: expected the {len(dimensions)} dimensions of {model}.encode in their order, with "
+            f"layers[{_keys.LAYER_SD!r}], got {latent.n_vars} dimensions and layers {list(latent.layers)}. "
+            "Leave columns and layers as they are."
+        )
+        raise RepresentationMismatch(msg)
+
+
+def check_library(latent: AnnData) -> None:
+    """Refuse library sizes that are missing or no sizes; the readout of counts scales with them."""
+    key = _keys.OBS_LIBRARY
+    if key not in latent.obs:
+        msg = f"latent: expected library sizes in obs[{key!r}], got none. Keep the column that encode writes."
+        raise ScaleError(msg)
+    sizes = pd.to_numeric(latent.obs[key], errors="coerce").to_numpy(np.float64)
+    broken = ~(np.isfinite(sizes) & (sizes > 0))
+    if broken.any():
+        got = latent.obs[key][broken].tolist()[0]
+        msg = (
+            f"latent: expected positive numbers in obs[{key!r}], got {got!r} in {int(broken.sum())} cell(s). Mend them."
+        )
+        raise ScaleError(msg)
 
 
 def representation_id(state: dict[str, torch.Tensor], names: Sequence[str]) -> str:

@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 
 from perturbia import _keys
+from perturbia.model.base._arguments import check_choice, check_positive_integer
 from perturbia.model.base._registered_model import RegisteredModel
-from perturbia.model.base._result import check_source, stamp
+from perturbia.model.base._result import check_library, check_source, stamp
 from perturbia.perturbation import dosage_labels, dosage_matrix
 
 if TYPE_CHECKING:
@@ -117,10 +118,8 @@ class PerturbationModel(RegisteredModel):
         self._require_trained()
         perturbation = self._read_query(query)
         self._warn_of_doses(perturbation)
-        check_source(latent, ur_id=self.ur_id, model=self._kind)
-        if n_draws < 1:
-            msg = f"n_draws: expected a positive integer, got {n_draws}."
-            raise ValueError(msg)
+        check_source(latent, ur_id=self.ur_id, model=self._kind, dimensions=self._latent_var().index)
+        check_positive_integer("n_draws", n_draws)
         dosage = dosage_matrix([perturbation], self.perturbations)
         offsets, spread = self._draw_offsets(dosage, n_draws, seed)
         base, sd = np.asarray(latent.X), np.asarray(latent.layers[_keys.LAYER_SD])
@@ -158,10 +157,12 @@ class PerturbationModel(RegisteredModel):
         RepresentationMismatch
             If `latent` is in the coordinates of another model.
         ScaleError
-            If the model can not express the scale.
+            If the model can not express the scale, or a library size is missing or not a positive number.
         """
         self._require_trained()
-        check_source(latent, ur_id=self.ur_id, model=self._kind)
+        check_source(latent, ur_id=self.ur_id, model=self._kind, dimensions=self._latent_var().index)
+        if self.scale == "counts":
+            check_library(latent)
         scale = self._readout_scale(scale)
         mean, sd = self._decode_cells(latent, scale, batch_size)
         var = pd.DataFrame(index=pd.Index(self.get_var_names(), name=None))
@@ -220,6 +221,7 @@ class PerturbationModel(RegisteredModel):
         (600, 20)
         """
         self._require_trained()
+        check_choice("cells", cells, ("control", "all"))
         self._read_query(query)
         self._readout_scale(scale)
         indices = None

@@ -135,8 +135,6 @@ class ClosedFormModel(PerturbationModel):
         if chosen not in possible:
             msg = f"scale: expected one of {possible} for effects of {self._kind}, got {scale!r}."
             raise ScaleError(msg)
-        if isinstance(perturbations, str):
-            perturbations = [perturbations]
         dosage = self._default_queries() if perturbations is None else self._query_matrix(perturbations)
         values, errors = self._expected(dosage)
         unit = 1 / np.log(2) if chosen == "perturbseq" else 1.0

@@ -100,14 +100,7 @@ def _checked_scale(model: LatentShiftModel, scale: str | None) -> str:
 
 def _queries(model: LatentShiftModel, perturbations: Sequence[Query] | None) -> sparse.csr_matrix:
     """Dosage of the queries, or of every perturbation in the registered data."""
-    if isinstance(perturbations, str):
-        perturbations = [perturbations]
     if perturbations is not None:
-        if len(perturbations) == 0:
-            msg = (
-                "perturbations: expected at least one query, got none. Leave it out for every registered perturbation."
-            )
-            raise ValueError(msg)
         return model._query_matrix(perturbations)
     if model.adata is None:
         return model._query_matrix(model.perturbations)

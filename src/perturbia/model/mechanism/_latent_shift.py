@@ -211,6 +211,9 @@ class LatentShiftModel(MechanismTraining, VAEMixin, PerturbationModel):
         """
         self._require_trained()
         check_positive_integer("n_samples", n_samples)
+        if library_size is not None and not (np.isfinite(library_size) and library_size > 0):
+            msg = f"library_size: expected a positive number, got {library_size!r}."
+            raise ValueError(msg)
         dosage = torch.from_numpy(self._query_matrix([query]).toarray()).to(self.device)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
