@@ -199,6 +199,11 @@ def test_no_pairs_and_all_pairs() -> None:
     assert set(alone.obs["perturbation"]) == {"control", "P01"}
 
 
+def test_shifts_of_one_strength() -> None:
+    effects = small(effect_shape="sign", effect_scale=2.0).uns["truth"]
+    assert set(np.abs(effects["effects"][effects["masks"]]).round(5)) == {2.0}
+
+
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
@@ -214,6 +219,7 @@ def test_no_pairs_and_all_pairs() -> None:
         ({"n_combinations": 1.5}, "n_combinations: expected 0 to 6 pairs of the perturbations, got 1.5"),
         ({"mask_prob": 1.2}, "mask_prob: expected a probability, got 1.2"),
         ({"mask_prob": np.nan}, "mask_prob: expected a probability"),
+        ({"effect_shape": "flat"}, "effect_shape: expected 'normal' or 'sign', got 'flat'"),
         ({"effect_scale": 0.0}, "effect_scale: expected a positive number"),
         ({"library_size": -5.0}, "library_size: expected a positive number"),
         ({"concentration": np.nan}, "concentration: expected a positive number"),

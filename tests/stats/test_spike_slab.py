@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 from scipy.special import expit, logsumexp, xlogy
 
-from perturbia.stats import SpikeSlab, dosage_blocks, update_spike_slab
+from perturbia.stats import SpikeSlab, dosage_blocks, estimate_spike_sd, update_spike_slab
 
 ALPHA, SLAB_SD = 0.2, 1.3
 PRIOR = {"prior_inclusion": ALPHA, "slab_sd": SLAB_SD}
@@ -220,3 +220,51 @@ def test_bad_input(changes: dict, match: str) -> None:
     cross, gram = moments(*data())
     with pytest.raises(ValueError, match=match):
         update_spike_slab(some_posterior(3, 2), cross, gram, **{**PRIOR, **changes})
+
+
+@pytest.mark.parametrize("spike_sd", [0.0, 0.1, 0.5])
+def test_spike_width_is_the_bayes_factor_of_two_normals(spike_sd: float) -> None:
+    """One treatment per cell: the evidence compares a slab with a spike of that width, both blurred by sampling."""
+    rng = np.random.default_rng(3)
+    n = np.array([5.0, 40.0, 900.0])
+    estimates = rng.normal(0, 0.4, (3, 6))
+    start = SpikeSlab(np.full((3, 6), 0.5), np.zeros((3, 6)), np.ones((3, 6)))
+    options = {**PRIOR, "spike_sd": spike_sd, "logit_bound": 50.0}
+    fit = update_spike_slab(start, estimates * n[:, None], sparse.diags(n).tocsr(), **options)
+    blur = 1 / n[:, None] + spike_sd**2
+    slab = scipy.stats.norm.pdf(estimates, scale=np.sqrt(blur + SLAB_SD**2))
+    spike = scipy.stats.norm.pdf(estimates, scale=np.sqrt(blur))
+    np.testing.assert_allclose(fit.inclusion, ALPHA * slab / (ALPHA * slab + (1 - ALPHA) * spike), rtol=1e-6)
+
+
+def test_alternating_estimates_finds_the_leak() -> None:
+    """A few strong shifts over many leaks of .2: masks close on the leaks, and their size is found."""
+    rng = np.random.default_rng(4)
+    n = np.full(200, 400.0)
+    moved = rng.random((200, 10)) < 0.1
+    shifts = np.where(moved, 2 * rng.choice([-1, 1], moved.shape), rng.normal(0, 0.2, moved.shape))
+    estimates = shifts + rng.normal(0, 1 / np.sqrt(n[:, None]), moved.shape)
+    posterior, width = SpikeSlab(*(np.full(moved.shape, value) for value in (0.5, 0.0, 1.0))), 0.0
+    options = {"prior_inclusion": 0.1, "slab_sd": 1.0, "n_sweeps": 1}
+    opened = update_spike_slab(posterior, estimates * n[:, None], sparse.diags(n).tocsr(), **options).inclusion > 0.5
+    for _ in range(30):
+        gram = sparse.diags(n).tocsr()
+        posterior = update_spike_slab(posterior, estimates * n[:, None], gram, **options, spike_sd=width)
+        width = estimate_spike_sd(posterior, n)
+    assert (opened & ~moved).sum() > 300
+    assert ((posterior.inclusion > 0.5) == moved).mean() > 0.98
+    assert abs(width - 0.2) < 0.02
+
+
+def test_no_width_without_excluded_entries() -> None:
+    """Nothing to estimate from: all entries open, or no treatment with cells."""
+    ones = np.ones((2, 3))
+    assert estimate_spike_sd(SpikeSlab(ones, ones, ones), np.array([4.0, 4.0])) == 0.0
+    assert estimate_spike_sd(SpikeSlab(0 * ones, ones, ones), np.array([0.0, 0.0])) == 0.0
+
+
+def test_negative_width_is_refused() -> None:
+    """The message names the argument."""
+    ones = np.ones((1, 1))
+    with pytest.raises(ValueError, match="spike_sd: expected"):
+        update_spike_slab(SpikeSlab(ones, ones, ones), ones, sparse.eye(1).tocsr(), **PRIOR, spike_sd=-1.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
@@ -58,6 +58,7 @@ def simulate_screen(
     n_latent: int = 10,
     mask_prob: float = 0.2,
     effect_scale: float = 1.5,
+    effect_shape: Literal["normal", "sign"] = "normal",
     saturation: float = 0.6,
     cells_per_perturbation: int = 60,
     n_controls: int = 600,
@@ -77,8 +78,9 @@ def simulate_screen(
         z_i = z_i^b + \sum_t d_{it}\, m_t \odot e_t, \quad z_i^b \sim N(0, I), \quad
         x_i \sim \mathrm{NB}\big(l_i\,\mathrm{softmax}(b + W_2 \tanh(\kappa W_1 z_i)/\kappa + s_{\mathrm{batch}})\big)
 
-    With `saturation` (:math:`\kappa`) at 0 the decoder is log-linear, and effects on log-expression add up but for the
-    normalisation; the larger it is, the further pairs depart from the sum of their members.
+    With `saturation` (:math:`\kappa`) at 0 the decoder is log-linear, and effects on log-abundance add up exactly; the
+    larger it is, the earlier strong shifts saturate. Effects on the log-normalised scale depart from additivity in any
+    case, through the softmax and the logarithm.
 
     Parameters
     ----------
@@ -94,6 +96,9 @@ def simulate_screen(
         Probability that a perturbation moves a latent; every perturbation moves at least one.
     effect_scale
         Standard deviation of the shift of a moved latent, in units of the basal standard deviation.
+    effect_shape
+        ``"normal"``: shifts are normal, so that many are too weak to be seen; ``"sign"``: all are as strong as
+        `effect_scale`, up or down.
     saturation
         Strength of the decoder's non-linearity, 0 for none.
     cells_per_perturbation
@@ -149,6 +154,8 @@ def simulate_screen(
     masks = rng.random((n_perturbations, n_latent)) < mask_prob
     masks[np.arange(n_perturbations), rng.integers(0, n_latent, n_perturbations)] = True
     effects = masks * rng.normal(0, effect_scale, masks.shape)
+    if effect_shape == "sign":
+        effects = effect_scale * np.sign(effects)
     decoder = _Decoder.draw(rng, n_latent, n_genes, saturation)
 
     dosage = _draw_dosage(
@@ -176,6 +183,9 @@ def _check(arguments: dict) -> None:
         if not (isinstance(arguments[name], int | np.integer) and arguments[name] >= 1):
             msg = f"{name}: expected a positive integer, got {arguments[name]!r}."
             raise ValueError(msg)
+    if arguments["effect_shape"] not in {"normal", "sign"}:
+        msg = f"effect_shape: expected 'normal' or 'sign', got {arguments['effect_shape']!r}."
+        raise ValueError(msg)
     most = arguments["n_perturbations"] * (arguments["n_perturbations"] - 1) // 2
     pairs = arguments["n_combinations"]
     if not (isinstance(pairs, int | np.integer) and 0 <= pairs <= most):

@@ -21,7 +21,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
             "james_stein_factor",
             "limited_translation",
         ],
-        "spike_slab": ["SpikeSlab", "dosage_blocks", "update_spike_slab"],
+        "spike_slab": ["SpikeSlab", "dosage_blocks", "estimate_spike_sd", "update_spike_slab"],
         "split_half": ["SplitHalfReliability", "half_split", "spearman_brown", "split_half_correlation"],
     },
 )

@@ -8,7 +8,7 @@ import numpy as np
 from scipy import sparse
 from scipy.special import expit, logit
 
-__all__ = ["SpikeSlab", "dosage_blocks", "update_spike_slab"]
+__all__ = ["SpikeSlab", "dosage_blocks", "estimate_spike_sd", "update_spike_slab"]
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,7 @@ def update_spike_slab(
     *,
     prior_inclusion: float,
     slab_sd: float,
+    spike_sd: float = 0.0,
     blocks: list[np.ndarray] | None = None,
     n_sweeps: int = 2,
     logit_bound: float = 8.0,
@@ -109,6 +110,9 @@ def update_spike_slab(
         Prior probability of inclusion, in (0, 1).
     slab_sd
         Prior standard deviation of included effects, positive.
+    spike_sd
+        Standard deviation :math:`s_0` of effects that count as none. No number of cells then makes a smaller effect
+        certain: in the evidence, :math:`n` cells count as :math:`n / (1 + n s_0^2)`. See :func:`estimate_spike_sd`.
     blocks
         Result of :func:`dosage_blocks`; computed when missing.
     n_sweeps
@@ -123,7 +127,7 @@ def update_spike_slab(
     Raises
     ------
     ValueError
-        If `prior_inclusion` or `slab_sd` is out of range.
+        If `prior_inclusion`, `slab_sd` or `spike_sd` is out of range.
 
     Examples
     --------
@@ -148,16 +152,63 @@ def update_spike_slab(
     if not slab_sd > 0:
         msg = f"slab_sd: expected a positive number, got {slab_sd}."
         raise ValueError(msg)
+    if not spike_sd >= 0:
+        msg = f"spike_sd: expected zero or a positive number, got {spike_sd}."
+        raise ValueError(msg)
     n_treated = gram.diagonal()
     precision = (n_treated + slab_sd**-2)[:, None]
-    prior_logit = logit(prior_inclusion) - 0.5 * np.log(slab_sd**2 * precision)
+    counted = 1 / (1 + n_treated * spike_sd**2)[:, None]
+    evidence_precision = n_treated[:, None] * counted + slab_sd**-2
+    prior_logit = logit(prior_inclusion) - 0.5 * np.log(slab_sd**2 * evidence_precision)
     inclusion, mean = posterior.inclusion.copy(), posterior.mean.copy()
     effect = inclusion * mean
     for _ in range(n_sweeps):
         for block in dosage_blocks(gram) if blocks is None else blocks:
             others = gram[block] @ effect - n_treated[block, None] * effect[block]
-            mean[block] = (cross[block] - others) / precision[block]
-            evidence = prior_logit[block] + 0.5 * mean[block] ** 2 * precision[block]
+            residual = cross[block] - others
+            mean[block] = residual / precision[block]
+            evidence = prior_logit[block] + 0.5 * (residual * counted[block]) ** 2 / evidence_precision[block]
             inclusion[block] = expit(np.clip(evidence, -logit_bound, logit_bound))
             effect[block] = inclusion[block] * mean[block]
     return SpikeSlab(inclusion, mean, np.broadcast_to(precision**-0.5, mean.shape).copy())
+
+
+def estimate_spike_sd(posterior: SpikeSlab, n_treated: np.ndarray) -> float:
+    r"""Standard deviation of the effects that are not included, beyond their sampling error.
+
+    An encoder that bends the latent space leaks a little of a strong shift into latents that the treatment does not
+    move, and many cells make the leak significant. Its size shows in the excluded entries,
+
+    .. math:: s_0^2 = \Big[\sum_{tl} (1 - p_{tl}) (x_{tl}^2 - 1 / n_t) \Big/ \sum_{tl} (1 - p_{tl})\Big]_+
+
+    with :math:`x` the least-squares effects. Alternated with :func:`update_spike_slab` this is an EM algorithm.
+
+    Parameters
+    ----------
+    posterior
+        Result of :func:`update_spike_slab`.
+    n_treated
+        Sum of squared doses of each treatment, shape `(n_treatments,)`; treatments without cells do not count.
+
+    Returns
+    -------
+    The standard deviation, zero if sampling error explains all.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from perturbia.stats import SpikeSlab, estimate_spike_sd
+    >>> rng = np.random.default_rng(0)
+    >>> n = np.full(500, 100.0)
+    >>> effects = rng.normal(0, 0.3, (500, 4)) + rng.normal(0, 0.1, (500, 4))
+    >>> posterior = SpikeSlab(np.zeros((500, 4)), effects * 100 / 101, np.full((500, 4), 101**-0.5))
+    >>> round(estimate_spike_sd(posterior, n), 1)
+    0.3
+    """
+    seen = n_treated > 0
+    n = np.asarray(n_treated, dtype=np.float64)[seen, None]
+    least_squares = posterior.mean[seen] / posterior.sd[seen] ** 2 / n
+    excluded = 1 - posterior.inclusion[seen]
+    if excluded.sum() == 0:
+        return 0.0
+    return float(np.sqrt(max((excluded * (least_squares**2 - 1 / n)).sum() / excluded.sum(), 0.0)))

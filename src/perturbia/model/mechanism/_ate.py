@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -46,6 +47,9 @@ def estimate_ate(
     check_choice("combine", combine, (None, "shrunk_residual"))
     check_choice("base", base, ("control", "prior"))
     check_positive_integer("n_cells", n_cells)
+    if n_draws < 0 or n_draws == 1:
+        msg = f"n_draws: expected 0, or at least 2 draws for a standard deviation, got {n_draws}."
+        raise ValueError(msg)
     scale = _checked_scale(model, scale)
     dosage = _queries(model, perturbations)
     z, covariates = _basal_states(model, base, n_cells, seed)
@@ -197,8 +201,11 @@ def _shrunken_residual(
     matrix = model.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)[chosen]
     features = log1p_cp10k(matrix) if model.module.is_count_model else matrix
     labels = dosage_labels(model._registered_dosage(model.adata, chosen), model.perturbations)
-    # pooled: a group of ten cells that lacks a sparse gene is not certain of it
-    empirical = effects_against(group_means(features, labels), reference="control", variance="pooled")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "labels: .* have one row", RuntimeWarning)
+        moments = group_means(features, labels)
+    # pooled: a group of ten cells that lacks a sparse gene is not certain of it, and a lone cell has a variance too
+    empirical = effects_against(moments, reference="control", variance="pooled")
     position = {label: i for i, label in enumerate(empirical.groups)}
     rows = [
         (i, position[label]) for i, label in enumerate(dosage_labels(dosage, model.perturbations)) if label in position

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
 
-from perturbia.stats import SpikeSlab, dosage_blocks, sparse_rotation, update_spike_slab, varimax
+from perturbia.stats import SpikeSlab, dosage_blocks, estimate_spike_sd, sparse_rotation, update_spike_slab, varimax
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -81,6 +81,8 @@ class ClosedFormUpdates(pl.Callback):
         Whether to update masks and embeddings, or only to rotate.
     rotation
         Criterion of the rotation.
+    spike_width
+        Standard deviation of shifts that the last update counts as none, or ``"em"`` to estimate it.
     max_cells
         Cells to encode for an update; the others are remembered from the last time they were encoded.
     """
@@ -96,6 +98,7 @@ class ClosedFormUpdates(pl.Callback):
         embedding_prior_scale: float,
         closed_form: bool = True,
         rotation: Rotation = "l1",
+        spike_width: float | Literal["em"] = 0.0,
         max_cells: int = 20_000,
     ) -> None:
         self.module = module
@@ -108,6 +111,7 @@ class ClosedFormUpdates(pl.Callback):
         self.embedding_prior_scale = embedding_prior_scale
         self.closed_form = closed_form
         self.rotation = rotation
+        self.spike_width = spike_width
         self.max_cells = max_cells
         self._means: np.ndarray | None = None
         self._rng = np.random.default_rng(0)
@@ -128,23 +132,33 @@ class ClosedFormUpdates(pl.Callback):
         """Finish on converged masks and embeddings for the final networks."""
         if self.closed_form:
             self._means = None
-            self.update(prior_inclusion=self.mask_prior_prob, n_sweeps=10)
+            if self.spike_width == "em":
+                self._finish_with_spike()
+            else:
+                self.update(prior_inclusion=self.mask_prior_prob, n_sweeps=10, spike_sd=self.spike_width)
         self._means = None  # nothing to keep with the model
 
-    def update(self, *, prior_inclusion: float, n_sweeps: int = 2) -> None:
+    def update(self, *, prior_inclusion: float, n_sweeps: int = 2, spike_sd: float = 0.0) -> None:
         """Replace the posterior by its optimum for the present encoder."""
-        cross = self.dosage.T @ self._encoded().astype(np.float64)
-        self._assign(
-            update_spike_slab(
-                self._posterior(),
-                cross,
-                self.gram,
-                prior_inclusion=prior_inclusion,
-                slab_sd=self.embedding_prior_scale,
-                blocks=self.blocks,
-                n_sweeps=n_sweeps,
-            )
-        )
+        options = {"prior_inclusion": prior_inclusion, "n_sweeps": n_sweeps, "spike_sd": spike_sd}
+        self._assign(self._optimum(self._posterior(), self._cross(), **options))
+
+    def _finish_with_spike(self, n_rounds: int = 40) -> None:
+        """Alternate updates with estimates of the width of the spike."""
+        posterior, cross, spike_sd = self._posterior(), self._cross(), 0.0
+        for _ in range(n_rounds):
+            options = {"prior_inclusion": self.mask_prior_prob, "n_sweeps": 1, "spike_sd": spike_sd}
+            posterior = self._optimum(posterior, cross, **options)
+            spike_sd = estimate_spike_sd(posterior, self.gram.diagonal())
+        logger.info("Shifts of about %.2f basal standard deviations count as none.", spike_sd)
+        self._assign(posterior)
+
+    def _cross(self) -> np.ndarray:
+        return self.dosage.T @ self._encoded().astype(np.float64)
+
+    def _optimum(self, start: SpikeSlab, cross: np.ndarray, **options: Any) -> SpikeSlab:
+        slab_sd = self.embedding_prior_scale
+        return update_spike_slab(start, cross, self.gram, slab_sd=slab_sd, blocks=self.blocks, **options)
 
     def _encoded(self) -> np.ndarray:
         """Encoder means of the training cells, as fresh as `max_cells` allows."""
