@@ -89,7 +89,6 @@ nitpick_ignore_regex = [
         r"py:(exc|class)",
         r"(BaseException|ImportError|IndexError|KeyError|RuntimeError|TypeError|UserWarning|ValueError)",
     ),
-    (r"py:class", r"perturbia\.model\.base\.PerturbationTrainingPlan"),
 ]
 
 exclude_patterns = ["_build", "_ext", "models/_results", "**.ipynb_checkpoints"]

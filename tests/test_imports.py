@@ -293,3 +293,11 @@ def test_import_is_fast_and_light():
 def test_opening_every_namespace_loads_nothing_heavy():
     rooms = sorted(name for name in public_packages() if name.count(".") <= 1)
     assert not HEAVY & set(in_fresh_process(OPEN_ALL % rooms))
+
+
+def test_version_is_that_of_the_package():
+    from importlib.metadata import version
+
+    import perturbia
+
+    assert perturbia.__version__ == version("perturbia")

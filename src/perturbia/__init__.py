@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import lazy_loader as _lazy
 
-__getattr__, __dir__, __all__ = _lazy.attach(
+_lazy_attribute, __dir__, __all__ = _lazy.attach(
     __name__,
     submodules=["datasets", "metrics", "model", "pl", "pp", "tl"],
     submod_attrs={"citation": ["cite"], "perturbation": ["Perturbation"]},
 )
+
+
+def __getattr__(name: str) -> object:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("perturbia")
+    return _lazy_attribute(name)

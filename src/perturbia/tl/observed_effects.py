@@ -12,6 +12,7 @@ import pandas as pd
 from perturbia import _keys
 from perturbia.errors import ControlError, LabelError, ScaleError
 from perturbia.model.base._features import check_features
+from perturbia.model.base._positions import read_positions
 from perturbia.model.base._result import stamp
 from perturbia.model.baseline._training_effects import measure_effects
 from perturbia.perturbation import dosage_labels, unique_dosages
@@ -100,7 +101,10 @@ def effects(
         raise ScaleError(msg)
     design = design_of(adata, perturbation_key=perturbation_key, control=control, sep=sep)
     batch = _batch_codes(adata, batch_key)
-    chosen = _positions(cells, adata.n_obs)
+    chosen = read_positions(cells, adata.n_obs, argument="cells")
+    if len(np.unique(chosen % adata.n_obs)) < len(chosen):
+        msg = "cells: expected every cell once, got some twice. Cells that repeat would make effects look more certain."
+        raise ValueError(msg)
     check_features(adata, layer, "counts" if scale != "registered" else "embedding")
     _, group = unique_dosages(design.matrix[chosen])
     is_control = design.is_control[chosen]
@@ -132,18 +136,6 @@ def _batch_codes(adata: AnnData, batch_key: str | None) -> np.ndarray:
         msg = f"batch_key: expected a complete column of adata.obs, got {batch_key!r}; columns are {list(adata.obs)[:10]}."
         raise LabelError(msg)
     return pd.factorize(adata.obs[batch_key].astype(str))[0]
-
-
-def _positions(cells: np.ndarray | Sequence[int] | None, n_obs: int) -> np.ndarray:
-    if cells is None:
-        return np.arange(n_obs)
-    chosen = np.asarray(cells)
-    if chosen.dtype == bool:
-        if chosen.shape != (n_obs,):
-            msg = f"cells: expected a mask of {n_obs} cells, got shape {chosen.shape}."
-            raise ValueError(msg)
-        return np.flatnonzero(chosen)
-    return chosen
 
 
 def _as_anndata(measured: TrainingEffects, labels: np.ndarray, var_names: pd.Index, scale: str) -> AnnData:

@@ -32,6 +32,7 @@ from perturbia.errors import (
 )
 from perturbia.model.base._covariates import check_categories, check_columns
 from perturbia.model.base._features import Scale, check_anndata, check_features, match_features
+from perturbia.model.base._positions import read_positions
 from perturbia.model.base._result import representation_id
 from perturbia.perturbation import Perturbation, as_perturbation, dosage_matrix
 from perturbia.perturbation.field import PerturbationField, registered_perturbations
@@ -209,7 +210,7 @@ class RegisteredModel(BaseModelClass):
     def _query_matrix(self, queries: Sequence[Query] | Query) -> sparse.csr_matrix:
         if isinstance(queries, str | Perturbation | Mapping):
             queries = [queries]  # one query, not a sequence of them
-        queries = list(queries)
+        queries = list(queries or [])  # type: ignore[arg-type]
         if len(queries) == 0:
             msg = (
                 "perturbations: expected at least one query, got none. Leave it out for every registered perturbation."
@@ -264,23 +265,7 @@ class RegisteredModel(BaseModelClass):
         """Validated data and the integer positions of the chosen cells."""
         self._require_trained()
         adata = self._validate_anndata(adata)
-        chosen = np.arange(adata.n_obs) if indices is None else np.asarray(indices)
-        n = adata.n_obs
-        if chosen.dtype == bool:
-            if chosen.shape != (n,):
-                msg = f"indices: expected a mask of {n} cells, got shape {chosen.shape}."
-                raise ValueError(msg)
-            chosen = np.flatnonzero(chosen)
-        if chosen.size == 0:
-            msg = "indices: expected at least one cell, got an empty selection."
-            raise ValueError(msg)
-        if chosen.ndim != 1 or chosen.dtype.kind not in "iu":
-            msg = f"indices: expected a sequence of whole numbers or a mask of {n} cells, got {indices!r}."
-            raise ValueError(msg)
-        if chosen.max() >= n or chosen.min() < -n:
-            msg = f"indices: expected positions below {n}, the number of cells, got {indices!r}."
-            raise IndexError(msg)
-        return adata, chosen
+        return adata, read_positions(indices, adata.n_obs, argument="indices")
 
     def _marked_splits(self, split_key: str | None) -> list[np.ndarray] | None:
         """Training, validation and test cells as a column of `obs` marks them; None without such a column."""

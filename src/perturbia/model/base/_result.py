@@ -12,7 +12,7 @@ from perturbia import _keys
 from perturbia.errors import RepresentationMismatch, ScaleError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     import torch
     from anndata import AnnData
@@ -47,7 +47,7 @@ def stamp(
     return adata
 
 
-def check_source(latent: AnnData, *, ur_id: str, model: str, dimensions: Sequence[str]) -> None:
+def check_source(latent: AnnData, *, ur_id: str, model: str, dimensions: Iterable[str]) -> None:
     """Refuse a latent AnnData of another model, of the same one before more training, or with dimensions moved."""
     found = latent.uns.get(_keys.UNS_RESULT)
     if found is None or found.get("kind") != "latent":
@@ -59,12 +59,15 @@ def check_source(latent: AnnData, *, ur_id: str, model: str, dimensions: Sequenc
             f"(ur_id {found['ur_id']}). Encode the cells with this model."
         )
         raise RepresentationMismatch(msg)
-    if list(latent.var_names) != list(dimensions) or _keys.LAYER_SD not in latent.layers:
+    if list(latent.var_names) != (expected := list(dimensions)) or _keys.LAYER_SD not in latent.layers:
         msg = (
-            f"latent: expected the {len(dimensions)} dimensions of {model}.encode in their order, with "
+            f"latent: expected the {len(expected)} dimensions of {model}.encode in their order, with "
             f"layers[{_keys.LAYER_SD!r}], got {latent.n_vars} dimensions and layers {list(latent.layers)}. "
             "Leave columns and layers as they are."
         )
+        raise RepresentationMismatch(msg)
+    if not (np.isfinite(np.asarray(latent.X)).all() and np.isfinite(np.asarray(latent.layers[_keys.LAYER_SD])).all()):
+        msg = "latent: expected finite coordinates, got NaN or infinity in X or layers['sd']. Drop these cells."
         raise RepresentationMismatch(msg)
 
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Capability", "VirtualCellModel"]
 
+#: What a query may ask of a model beyond a single perturbation that it has seen.
 Capability = Literal[
     "combination",
     "dose",
