@@ -259,8 +259,17 @@ def test_alternating_estimates_finds_the_leak() -> None:
 def test_no_width_without_excluded_entries() -> None:
     """Nothing to estimate from: all entries open, or no treatment with cells."""
     ones = np.ones((2, 3))
-    assert estimate_spike_sd(SpikeSlab(ones, ones, ones), np.array([4.0, 4.0])) == 0.0
-    assert estimate_spike_sd(SpikeSlab(0 * ones, ones, ones), np.array([0.0, 0.0])) == 0.0
+    for posterior, n in ((SpikeSlab(ones, ones, ones), [4.0, 4.0]), (SpikeSlab(0 * ones, ones, ones), [0.0, 0.0])):
+        assert estimate_spike_sd(posterior, np.array(n)) == 0.0
+
+
+def test_an_unused_latent_does_not_hide_the_leak_of_another() -> None:
+    """The encoder leaves one latent at zero, below its sampling error; the other leaks."""
+    rng = np.random.default_rng(5)
+    n = np.full(300, 50.0)
+    estimates = np.stack([np.zeros(300), rng.normal(0, np.sqrt(0.3**2 + 1 / 50), 300)], 1)
+    posterior = SpikeSlab(np.zeros((300, 2)), estimates * 50 / 51, np.full((300, 2), 51**-0.5))
+    assert abs(estimate_spike_sd(posterior, n) - 0.3) < 0.05
 
 
 def test_negative_width_is_refused() -> None:

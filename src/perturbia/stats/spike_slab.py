@@ -179,9 +179,10 @@ def estimate_spike_sd(posterior: SpikeSlab, n_treated: np.ndarray) -> float:
     An encoder that bends the latent space leaks a little of a strong shift into latents that the treatment does not
     move, and many cells make the leak significant. Its size shows in the excluded entries,
 
-    .. math:: s_0^2 = \Big[\sum_{tl} (1 - p_{tl}) (x_{tl}^2 - 1 / n_t) \Big/ \sum_{tl} (1 - p_{tl})\Big]_+
+    .. math:: s_0^2 = \sum_{l \in U} \sum_t (1 - p_{tl}) (x_{tl}^2 - 1 / n_t) \Big/ \sum_{l \in U} \sum_t (1 - p_{tl})
 
-    with :math:`x` the least-squares effects. Alternated with :func:`update_spike_slab` this is an EM algorithm.
+    with :math:`x` the least-squares effects and :math:`U` the latents whose inner sum is positive: one that the encoder
+    does not use varies less than the sampling error says, and has no say. Alternated with :func:`update_spike_slab` this is an EM algorithm.
 
     Parameters
     ----------
@@ -209,6 +210,6 @@ def estimate_spike_sd(posterior: SpikeSlab, n_treated: np.ndarray) -> float:
     n = np.asarray(n_treated, dtype=np.float64)[seen, None]
     least_squares = posterior.mean[seen] / posterior.sd[seen] ** 2 / n
     excluded = 1 - posterior.inclusion[seen]
-    if excluded.sum() == 0:
-        return 0.0
-    return float(np.sqrt(max((excluded * (least_squares**2 - 1 / n)).sum() / excluded.sum(), 0.0)))
+    surplus = (excluded * (least_squares**2 - 1 / n)).sum(0)
+    used = surplus > 0
+    return float(np.sqrt(surplus[used].sum() / excluded[:, used].sum())) if used.any() else 0.0
