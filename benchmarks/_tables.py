@@ -50,8 +50,9 @@ def to_markdown(table: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def publish(name: str, command: str, parts: list[str]) -> None:
+def publish(name: str, parts: list[str]) -> None:
     """Print the tables and write them where the documentation includes them."""
+    command = " ".join(["python", f"benchmarks/{name}.py", *sys.argv[1:]])
     libraries = ", ".join(
         f"{package} {version(package)}" for package in ("perturbia", "torch", "scvi-tools", "anndata")
     )

@@ -123,7 +123,7 @@ def main() -> None:
         f"{mechanism['empty masks'].median():.0f} of 25.",
         to_markdown(mechanism.set_index("split")),
     ]
-    publish("papalexi_denoising", "python benchmarks/papalexi_denoising.py", parts)
+    publish("papalexi_denoising", parts)
 
 
 if __name__ == "__main__":

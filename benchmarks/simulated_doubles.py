@@ -110,7 +110,7 @@ def main() -> None:
         title = f"**{size} single perturbations, 40 doubles of which 20 unseen, {options.steps:,} steps**"
         parts += [title, to_markdown(summarise(part, ["method"], SCORES))]
         parts.append("\n".join(paired(part, OURS, rival, ["screen", "seed"], ["r", "R2"]) for rival in rivals))
-    publish("simulated_doubles", "python benchmarks/simulated_doubles.py", parts)
+    publish("simulated_doubles", parts)
 
 
 if __name__ == "__main__":

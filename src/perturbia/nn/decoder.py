@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 from scvi.distributions import NegativeBinomial, Normal, Poisson, ZeroInflatedNegativeBinomial
-from scvi.nn import FCLayers
 from torch import nn
+
+from perturbia.nn._perceptron import perceptron
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,17 +59,7 @@ class LikelihoodDecoder(nn.Module):
         super().__init__()
         self.n_latent = n_latent
         self.likelihood = likelihood
-        self.trunk = FCLayers(
-            n_in=n_latent,
-            n_out=n_hidden,
-            n_cat_list=n_cat_list,
-            n_cont=n_cont,
-            n_layers=n_layers,
-            n_hidden=n_hidden,
-            dropout_rate=0.0,
-            use_batch_norm=False,
-            activation_fn=nn.LeakyReLU,
-        )
+        self.trunk = perceptron(n_latent, n_hidden=n_hidden, n_layers=n_layers, n_cat_list=n_cat_list, n_cont=n_cont)
         self.head = nn.Linear(n_hidden, n_output)
         self.zero_head = nn.Linear(n_hidden, n_output) if likelihood == "zinb" else None
         # log inverse dispersion of counts, log standard deviation of normal features

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from scvi.nn import FCLayers
 from torch import nn
 from torch.distributions import Normal
+
+from perturbia.nn._perceptron import perceptron
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,16 +51,8 @@ class DiagonalGaussianEncoder(nn.Module):
         super().__init__()
         self.n_input = n_input
         self.n_condition = n_condition
-        self.trunk = FCLayers(
-            n_in=n_input + n_condition,
-            n_out=n_hidden,
-            n_cat_list=n_cat_list,
-            n_cont=n_cont,
-            n_layers=n_layers,
-            n_hidden=n_hidden,
-            dropout_rate=0.0,
-            use_batch_norm=False,
-            activation_fn=nn.LeakyReLU,
+        self.trunk = perceptron(
+            n_input + n_condition, n_hidden=n_hidden, n_layers=n_layers, n_cat_list=n_cat_list, n_cont=n_cont
         )
         self.mean_head = nn.Linear(n_hidden, n_latent)
         self.log_variance_head = nn.Linear(n_hidden, n_latent)

@@ -1,0 +1,28 @@
+"""The hidden layers that encoders and decoders share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from scvi.nn import FCLayers
+from torch import nn
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["perceptron"]
+
+
+def perceptron(n_input: int, *, n_hidden: int, n_layers: int, n_cat_list: Sequence[int], n_cont: int) -> FCLayers:
+    """Leaky layers that see the covariates, without batch normalisation or dropout: a rotation can be absorbed exactly."""
+    return FCLayers(
+        n_in=n_input,
+        n_out=n_hidden,
+        n_cat_list=n_cat_list,
+        n_cont=n_cont,
+        n_layers=n_layers,
+        n_hidden=n_hidden,
+        dropout_rate=0.0,
+        use_batch_norm=False,
+        activation_fn=nn.LeakyReLU,
+    )
