@@ -11,6 +11,7 @@ WORKERS ?= 2
 DEMO_ARGS ?=
 TEST_ARGS ?=
 BENCH_ARGS ?=
+PEERS_VENV ?= .venv-peers
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.perturbia-stamp
@@ -20,10 +21,10 @@ PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 export OMP_NUM_THREADS ?= 1
 export MPLBACKEND ?= agg
 
-.PHONY: help venv demo test test-slow lint types format docs tutorials bench clean
+.PHONY: help venv demo test test-slow lint types format docs tutorials bench bench-peers-venv clean
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/' | expand -t 20
 
 venv: $(STAMP) ## Build the environment (once)
 
@@ -71,6 +72,12 @@ tutorials: venv ## Execute every tutorial in place
 
 bench: venv ## Run the benchmarks
 	@for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python "$$script" $(BENCH_ARGS); done
+
+bench-peers-venv: ## Build the environment of the tools that benchmarks compare with
+	$(PYTHON) -m venv $(PEERS_VENV)
+	$(PEERS_VENV)/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(PEERS_VENV)/bin/python -m pip install --quiet -r benchmarks/peers/requirements.txt -e .
+	$(PEERS_VENV)/bin/python -c "import cell_eval, pertpy, perturbia"
 
 clean: ## Remove what the other targets made, but not the environment
 	rm -rf build dist perturbia-demo docs/_build docs/generated .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage coverage.xml

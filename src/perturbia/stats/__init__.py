@@ -7,11 +7,14 @@ import lazy_loader as _lazy
 __getattr__, __dir__, __all__ = _lazy.attach(
     __name__,
     submod_attrs={
+        "bootstrap": ["BootstrapMean", "bootstrap_mean"],
         "correlation": ["centre_rows", "row_correlation"],
         "energy": ["EnergyDistances", "energy_distance", "pairwise_energy_distance"],
         "group_moments": ["GroupEffects", "GroupMoments", "effects_against", "group_means"],
         "low_rank": ["low_rank_ridge"],
         "normalization": ["log1p_cp10k"],
+        "paired_samples": ["PairedComparison", "paired_comparison"],
+        "rank_sum_test": ["RankSumTest", "rank_sum"],
         "ridge": ["DosageFit", "dosage_ridge"],
         "rotation": ["sparse_rotation", "varimax"],
         "shrinkage": [
