@@ -1,4 +1,4 @@
-"""What all scores of predicted effects share: checked pairs, and one rule for scores that are not defined."""
+"""What all scores of predicted effects share: checked pairs, residuals, and one rule for scores that are not defined."""
 
 from __future__ import annotations
 
@@ -40,3 +40,40 @@ def settle_undefined(scores: np.ndarray, defined: np.ndarray, reason: str) -> np
             stacklevel=3,
         )
     return np.where(defined, scores, np.nan)
+
+
+def mean_or_rows(scores: np.ndarray, defined: np.ndarray, reason: str, *, per_perturbation: bool) -> float | np.ndarray:
+    """The scores of all rows, NaN where none is defined, or the mean of those that are; both warn, none at all raises."""
+    if not defined.any():
+        msg = f"truth: expected perturbations that define a score, but {reason} in every row."
+        raise ValueError(msg)
+    if not defined.all():
+        fate = "their score is NaN" if per_perturbation else "they are left out of the mean"
+        warnings.warn(
+            f"truth: {reason} for {int((~defined).sum())} of {len(defined)} perturbations; {fate}.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+    return np.where(defined, scores, np.nan) if per_perturbation else float(scores[defined].mean())
+
+
+def rounding(*arrays: Any) -> float:
+    """Relative size below which a difference of two of these arrays is rounding error, by the coarsest float type."""
+    types = [dtype for array in arrays if (dtype := np.asarray(array).dtype).kind == "f"]
+    return 32.0 * max((float(np.finfo(dtype).eps) for dtype in types), default=float(np.finfo(np.float64).eps))
+
+
+def residual(effects: np.ndarray, reference: np.ndarray, *, tolerance: float) -> np.ndarray:
+    """Subtract `reference`; a row that only differs by rounding is exactly zero, or its noise would be scored."""
+    difference = effects - reference
+    size = np.linalg.norm(effects, axis=1)
+    difference[np.linalg.norm(difference, axis=1) <= tolerance * size] = 0.0
+    return difference
+
+
+def check_choice(value: Any, name: str, choices: tuple[str, ...]) -> None:
+    """Raise a `ValueError` when an argument is none of its choices."""
+    if value not in choices:
+        shown = ", ".join(repr(choice) for choice in choices)
+        msg = f"{name}: expected one of {shown}, got {value!r}."
+        raise ValueError(msg)
