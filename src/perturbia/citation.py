@@ -139,6 +139,8 @@ _SOURCES: dict[str, tuple[str, ...]] = {
     "SAMSVAE": ("bereket2023", *_MODEL),
     "NoChange": _MODEL,
     "Mean": _MODEL,
+    "MeanSameOrder": _MODEL,
+    "MaxEffect": _MODEL,
     "Empirical": _MODEL,
     "Additive": _MODEL,
     "MatchingMean": _MODEL,

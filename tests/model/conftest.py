@@ -48,10 +48,12 @@ RECIPES = [
     Recipe("SAMSVAE", {"n_latent": 3, "n_hidden": 16}, {"max_steps": 30, "batch_size": 64, **QUIET}),
     Recipe("NoChange"),
     Recipe("Mean"),
+    Recipe("MeanSameOrder"),
     Recipe("Empirical"),
     Recipe("JamesStein"),
     Recipe("Additive"),
     Recipe("MatchingMean"),
+    Recipe("MaxEffect"),
     Recipe("Ridge"),
     Recipe("LowRank", {"rank": 2}),
 ]

@@ -13,7 +13,18 @@ from perturbia.errors import ControlError, ScaleError, SplitError, UnsupportedQu
 from perturbia.model.baseline._closed_form_module import ClosedFormModule
 from perturbia.stats import effects_against, group_means, log1p_cp10k
 
-NAMES = ("NoChange", "Mean", "Empirical", "JamesStein", "Additive", "MatchingMean", "Ridge", "LowRank")
+NAMES = (
+    "NoChange",
+    "Mean",
+    "MeanSameOrder",
+    "Empirical",
+    "JamesStein",
+    "Additive",
+    "MatchingMean",
+    "MaxEffect",
+    "Ridge",
+    "LowRank",
+)
 
 
 def make(labels: list[str], *, seed: int = 0, n_genes: int = 6, **obs: Any) -> ad.AnnData:
@@ -56,6 +67,55 @@ def test_mean_counts_perturbations_alike(measured) -> None:
     expected = np.mean([measured[label] for label in ("A", "B", "C", "A+B")], axis=0)
     for row in ates("Mean", ["A", "A+C", "B@3"]):
         np.testing.assert_allclose(row, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_mean_may_count_cells(measured) -> None:
+    cells = {"A": 6, "B": 7, "C": 5, "A+B": 4}
+    expected = sum(n * measured[label] for label, n in cells.items()) / 22
+    for row in ates("Mean", ["A", "A+C"], weighted=True):
+        np.testing.assert_allclose(row, expected, rtol=1e-4, atol=1e-6)
+    assert "weighted" in repr(fit("Mean", make(LABELS), init={"weighted": True}))
+    assert not ates("Mean", ["control"], weighted=True).any()
+
+
+def test_mean_same_order_keeps_orders_apart(measured) -> None:
+    singles = np.mean([measured[label] for label in "ABC"], axis=0)
+    expected = [singles, singles, measured["A+B"], measured["A+B"], np.zeros(6)]
+    with pytest.warns(pb.errors.ExtrapolationWarning):
+        found = ates("MeanSameOrder", ["A", "B@3", "B+C", "A+B+C", "control"])
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_mean_same_order_falls_back_on_the_nearest_lower_order() -> None:
+    labels = ["control"] * 8 + ["A"] * 5 + ["A+B+C"] * 5
+    one, two, three = fit("MeanSameOrder", make(labels)).estimate_ate(["B", "A+C", "A+B+C"]).X
+    np.testing.assert_array_equal(one, two)
+    assert not np.array_equal(two, three)
+    without_singles = fit("MeanSameOrder", make(["control"] * 8 + ["A+B"] * 5 + ["B+C"] * 5))
+    mean = without_singles.estimate_ate(["A+B", "B+C"]).X.mean(0)
+    np.testing.assert_allclose(without_singles.estimate_ate(["A"]).X[0], mean, rtol=1e-5)
+
+
+def test_max_effect_takes_the_strongest_member(measured) -> None:
+    queries = ["A+B", "A+C", "B+C", "A+B+C", "B", "control"]
+    expected = [
+        max((measured[name] for name in query.split("+")), key=np.linalg.norm) if query != "control" else np.zeros(6)
+        for query in queries
+    ]
+    np.testing.assert_allclose(ates("MaxEffect", queries), expected, rtol=1e-4, atol=1e-6)
+    assert len({row.tobytes() for row in np.round(expected, 6)}) > 3
+
+
+def test_max_effect_compares_with_the_mean_for_members_that_were_never_alone() -> None:
+    labels = ["control"] * 8 + ["A"] * 30 + ["B"] * 2 + ["A+D"] * 4
+    adata = make(labels)
+    effects = effects_against(group_means(log1p_cp10k(adata.X), labels), reference="control")
+    delta = dict(zip(effects.groups, effects.effects, strict=True))
+    mean = np.mean(list(delta.values()), axis=0)
+    expected = [max(delta[name], mean, key=np.linalg.norm) for name in ("A", "B")] + [mean]
+    assert np.linalg.norm(delta["A"]) < np.linalg.norm(mean) < np.linalg.norm(delta["B"])
+    found = fit("MaxEffect", adata).estimate_ate(["A+D", "B+D", "D"]).X
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_empirical_repeats(measured) -> None:

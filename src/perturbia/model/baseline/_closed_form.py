@@ -1,9 +1,9 @@
-"""What all baselines share: effects of training cells, cells that are shifted by an effect, and readouts."""
+"""What all baselines share: effects of training cells, which queries take them, and what is refused."""
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
@@ -11,10 +11,10 @@ from scipy import sparse
 from scvi import REGISTRY_KEYS
 
 from perturbia import _keys
-from perturbia.errors import ScaleError, UnsupportedQuery, shorten
+from perturbia.errors import ScaleError, UnsupportedQuery
 from perturbia.model.base._result import stamp
-from perturbia.model.base.perturbation_model import PerturbationModel
 from perturbia.model.baseline._closed_form_module import ClosedFormModule
+from perturbia.model.baseline._shifted_cells import ShiftedCells
 from perturbia.model.baseline._training_effects import TrainingEffects, measure_effects
 from perturbia.perturbation import dosage_labels, dosage_matrix, unique_dosages
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
-    from perturbia.model.base._features import Scale
     from perturbia.perturbation import Perturbation
     from perturbia.perturbation.value import Query
 
@@ -31,11 +30,8 @@ __all__ = ["ClosedFormModel"]
 
 logger = logging.getLogger(__name__)
 
-# what a readout can not leave
-_BOUNDS = {"log1p_cp10k": (0.0, None), "probability": (0.0, 1.0)}
 
-
-class ClosedFormModel(PerturbationModel):
+class ClosedFormModel(ShiftedCells):
     r"""Base of baselines: a perturbation shifts every cell by the same effect.
 
     The coordinates of a cell are its features, log-normalised if they are counts
@@ -47,7 +43,6 @@ class ClosedFormModel(PerturbationModel):
     """
 
     _module_cls = ClosedFormModule
-    _answers: ClassVar[str] = "a registered perturbation"
 
     def __init__(self, adata: AnnData | None = None, registry: dict | None = None) -> None:
         super().__init__(adata, registry)
@@ -165,12 +160,7 @@ class ClosedFormModel(PerturbationModel):
         """Weights `(n_queries, K)` of the measured effects in the effect of each query."""
         raise NotImplementedError
 
-    def _answerable(self, dosage: sparse.csr_matrix) -> np.ndarray:
-        """Which queries the model has an estimate for, bool `(n_queries,)`."""
-        return np.ones(dosage.shape[0], dtype=bool)
-
     def _expected(self, dosage: sparse.csr_matrix) -> tuple[np.ndarray, np.ndarray]:
-        """Effects of queries and their standard errors, both `(n_queries, n_features)`."""
         measured = self.module.measured()
         return measured.combine(sparse.csr_matrix(self._mix(dosage, measured)))
 
@@ -189,71 +179,3 @@ class ClosedFormModel(PerturbationModel):
             raise UnsupportedQuery(msg)
 
     _instead: ClassVar[str] = "Use Ridge or SAMSVAE."
-
-    def _latent_var(self) -> pd.DataFrame:
-        return pd.DataFrame({"kind": "gene"}, index=pd.Index(self.get_var_names(), name=None))
-
-    def _encode_cells(
-        self, adata: AnnData, indices: np.ndarray, batch_size: int | None
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        del batch_size  # the result is dense in any case
-        unique, inverse = unique_dosages(self._registered_dosage(adata, indices))
-        answerable = self._answerable(unique)
-        if not answerable.all():
-            labels = dosage_labels(unique[~answerable], self.perturbations)
-            msg = (
-                f"adata: expected cells of {self._answers}, found {shorten(labels, limit=5)}. {self._kind} can not "
-                "remove their effect: choose other cells with `indices`."
-            )
-            raise UnsupportedQuery(msg)
-        features, library = self._features(adata, indices)
-        effects = self._expected(unique)[0].astype(np.float32)
-        basal = (features.toarray() if isinstance(features, sparse.csr_matrix) else features) - effects[inverse]
-        return basal.astype(np.float32, copy=False), np.zeros(basal.shape, dtype=np.float32), library
-
-    def _draw_offsets(
-        self, dosage: sparse.csr_matrix, n_draws: int, seed: int | None
-    ) -> tuple[np.ndarray, np.ndarray | float]:
-        effect, error = self._expected(dosage)
-        if n_draws == 1:
-            return effect, error[0]
-        return effect + error * np.random.default_rng(seed).standard_normal((n_draws, effect.shape[1])), 0.0
-
-    def _decode_cells(self, latent: AnnData, scale: Scale, batch_size: int | None) -> tuple[np.ndarray, np.ndarray]:
-        del batch_size
-        values, sd = np.asarray(latent.X), np.asarray(latent.layers[_keys.LAYER_SD])
-        if scale == "counts":
-            values = np.clip(values, 0.0, None)
-            unit = latent.obs[_keys.OBS_LIBRARY].to_numpy(np.float32)[:, None] / 1e4
-            return unit * np.expm1(values), unit * np.exp(values) * sd
-        return (np.clip(values, *_BOUNDS[scale]) if scale in _BOUNDS else values.copy()), sd.copy()
-
-    # cells ---------------------------------------------------------------------------------------------------------
-
-    def _features(
-        self, adata: AnnData, indices: np.ndarray
-    ) -> tuple[np.ndarray | sparse.csr_matrix, np.ndarray | None]:
-        """Features of cells on the scale of the effects, dense or CSR, and the library sizes of counts."""
-        manager = self.get_anndata_manager(adata, required=True)
-        matrix = _rows(manager.get_from_registry(REGISTRY_KEYS.X_KEY), indices)
-        if self.scale != "counts":
-            return matrix, None
-        if REGISTRY_KEYS.SIZE_FACTOR_KEY in manager.data_registry:
-            library = np.asarray(manager.get_from_registry(REGISTRY_KEYS.SIZE_FACTOR_KEY), dtype=np.float32)
-            library = library.ravel()[indices]
-        else:
-            library = np.asarray(matrix.sum(1), dtype=np.float32).ravel()
-        if isinstance(matrix, sparse.csr_matrix):
-            scaled = sparse.csr_matrix(sparse.diags(1e4 / library).astype(np.float32) @ matrix)
-            scaled.data = np.log1p(scaled.data)
-            return scaled, library
-        return np.log1p(matrix * (1e4 / library)[:, None]), library
-
-
-def _rows(matrix: Any, indices: np.ndarray) -> np.ndarray | sparse.csr_matrix:
-    """Rows of a matrix in memory or backed, as float32, dense or CSR."""
-    distinct, inverse = np.unique(indices, return_inverse=True)  # files want rising indices
-    part = matrix[distinct]
-    if sparse.issparse(part):
-        return sparse.csr_matrix(part, dtype=np.float32)[inverse]
-    return np.asarray(part, dtype=np.float32)[inverse]

@@ -12,7 +12,7 @@ from perturbia.perturbation import unique_dosages
 if TYPE_CHECKING:
     from perturbia.model.baseline._training_effects import TrainingEffects
 
-__all__ = ["find_members", "find_rows", "member_mix"]
+__all__ = ["control_shares", "find_members", "find_rows", "member_mix"]
 
 
 def find_rows(dosage: sparse.csr_matrix, table: sparse.csr_matrix) -> np.ndarray:
@@ -57,3 +57,28 @@ def member_mix(dosage: sparse.csr_matrix, measured: TrainingEffects, substitute:
         return mix
     n_unseen = np.bincount(query[~seen], minlength=shape[0])
     return mix + sparse.csr_matrix(n_unseen[:, None]) @ sparse.csr_matrix(substitute[None])
+
+
+def control_shares(dosage: sparse.csr_matrix, measured: TrainingEffects) -> np.ndarray:
+    """Shares of the batches among the controls that queries are compared with.
+
+    Parameters
+    ----------
+    dosage
+        Queries `(n, n_perturbations)`.
+    measured
+        The effects.
+
+    Returns
+    -------
+    float64 `(n, n_batches)`: those of the measured effect of exactly that query, otherwise the mean over its members
+    that were measured on their own. Rows add up to 1, or to 0 where nothing of a query was measured.
+    """
+    exact = find_rows(dosage, measured.dosage)
+    if (exact >= 0).all():
+        return measured.control_weight[exact].astype(np.float64)
+    members = member_mix(dosage, measured, substitute=np.zeros(len(measured.effects)))
+    n_members = np.maximum(np.asarray(members.sum(1)), 1)
+    shares = np.asarray(members @ measured.control_weight.astype(np.float64)) / n_members
+    shares[exact >= 0] = measured.control_weight[exact[exact >= 0]]
+    return shares
