@@ -1,0 +1,190 @@
+"""Measures that call differential expression on held-out and on predicted cells, each against observed controls."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from perturbia import metrics
+from perturbia.stats import rank_sum
+from perturbia.tl._evaluation.measure import Measure
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from perturbia.tl._evaluation.predictions import Prediction
+    from perturbia.tl._evaluation.truth import Truth
+
+__all__ = ["DIFFERENTIAL", "DifferentialTable"]
+
+CONTROL = "control"
+
+
+@dataclass(frozen=True)
+class DifferentialTable:
+    """Wilcoxon rank-sum tests of each condition against the observed controls of its context.
+
+    Attributes
+    ----------
+    fold_change, fdr
+        log2 fold changes and false discovery rates, both `(n_conditions, n_genes)`.
+    """
+
+    fold_change: np.ndarray
+    fdr: np.ndarray
+
+
+def _test(truth: Truth, cells: Sequence[np.ndarray]) -> DifferentialTable:
+    shape = truth.effects.shape
+    fold_change, fdr = np.zeros(shape), np.ones(shape)
+    contexts = np.array(truth.contexts)
+    for context in np.unique(contexts):
+        rows = np.flatnonzero(contexts == context)
+        controls = truth.screen.cells(truth.control_rows(held_out=True, context=context))
+        parts = [controls, *(cells[int(row)] for row in rows)]
+        labels = np.repeat([CONTROL, *map(str, rows)], [len(part) for part in parts])
+        tested = rank_sum(
+            np.vstack(parts),
+            labels,
+            reference=CONTROL,
+            fold_change="geometric" if truth.screen.scale == "log1p_cp10k" else None,
+        )
+        found = tested.groups.astype(int)
+        fdr[found] = tested.fdr
+        # without a logarithm of counts, the standardised statistic ranks genes
+        change = tested.log2_fold_change
+        fold_change[found] = change if truth.screen.scale == "log1p_cp10k" else tested.z_score
+    return DifferentialTable(fold_change, fdr)
+
+
+def _of_truth(truth: Truth) -> DifferentialTable:
+    cache = truth.__dict__
+    if "differential" not in cache:
+        cache["differential"] = _test(truth, [truth.screen.cells(rows) for rows in truth.populations])
+    return cache["differential"]
+
+
+def _of_prediction(truth: Truth, prediction: Prediction) -> DifferentialTable:
+    """As many predicted cells as are held out, because the number of significant genes follows the number of cells."""
+    cache = prediction.__dict__
+    if "differential" not in cache:
+        sizes = [len(rows) for rows in truth.populations]
+        cache["differential"] = _test(truth, [prediction.cells(i, n) for i, n in enumerate(sizes)])
+    return cache["differential"]
+
+
+def _measure(score: Callable[[DifferentialTable, DifferentialTable], Any]) -> Callable[[Truth, Prediction], Any]:
+    def measure(truth: Truth, prediction: Prediction) -> Any:
+        true = _of_truth(truth)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # perturbations without a score are NaN and counted
+            try:
+                return score(true, _of_prediction(truth, prediction))
+            except ValueError as error:
+                if "significant" not in str(error):
+                    raise
+                return np.nan  # nothing is significant in any held-out population
+
+    return measure
+
+
+def _per_condition(score: Callable[[DifferentialTable, DifferentialTable], Any]) -> Callable[[Truth, Prediction], Any]:
+    measured = _measure(score)
+
+    def measure(truth: Truth, prediction: Prediction) -> np.ndarray:
+        value = measured(truth, prediction)
+        return np.full(len(truth), np.nan) if np.ndim(value) == 0 else value
+
+    return measure
+
+
+def _distances(truth: Truth, prediction: Prediction) -> float:
+    """Correlation over conditions of the energy distances of predicted and of held-out cells to controls."""
+    true = truth.control_distances
+    predicted = prediction.control_distances
+    defined = np.isfinite(true) & np.isfinite(predicted)
+    if defined.sum() < 2:
+        return np.nan
+    return float(metrics.effect_correlation(true[None, defined], predicted[None, defined]))
+
+
+DIFFERENTIAL: tuple[Measure, ...] = (
+    Measure(
+        "overlap_at_n",
+        "DES (overlap at N)",
+        "Share of the N significant genes of held-out cells that are among the N strongest significant genes of predicted "
+        "cells; 0 where held-out cells have none.",
+        _per_condition(
+            lambda true, predicted: metrics.overlap_at_n(
+                true.fold_change, true.fdr, predicted.fold_change, predicted.fdr, per_perturbation=True
+            )
+        ),
+        reads="cells",
+    ),
+    Measure(
+        "precision_at_n",
+        "precision at N",
+        "The same with N the number of significant genes of predicted cells.",
+        _per_condition(
+            lambda true, predicted: metrics.overlap_at_n(
+                true.fold_change,
+                true.fdr,
+                predicted.fold_change,
+                predicted.fdr,
+                size="prediction",
+                per_perturbation=True,
+            )
+        ),
+        reads="cells",
+    ),
+    Measure(
+        "de_recall",
+        "recall of DE genes",
+        "Share of the significant genes of held-out cells that are significant in predicted cells.",
+        _per_condition(lambda true, predicted: metrics.de_recall(true.fdr, predicted.fdr, per_perturbation=True)),
+        reads="cells",
+    ),
+    Measure(
+        "de_direction",
+        "direction of DE genes",
+        "Share of the significant genes of held-out cells whose fold change has the right sign in predicted cells.",
+        _per_condition(
+            lambda true, predicted: metrics.direction_match(
+                true.fold_change, predicted.fold_change, significant=true.fdr < 0.05, per_perturbation=True
+            )
+        ),
+        reads="cells",
+        chance=0.5,
+    ),
+    Measure(
+        "de_spearman_lfc",
+        "rank correlation of DE genes",
+        "Spearman correlation of fold changes on the significant genes of held-out cells.",
+        _per_condition(
+            lambda true, predicted: metrics.de_spearman_lfc(
+                true.fold_change, true.fdr, predicted.fold_change, per_perturbation=True
+            )
+        ),
+        reads="cells",
+    ),
+    Measure(
+        "de_spearman_significant",
+        "rank correlation of DE numbers",
+        "Spearman correlation over perturbations of the numbers of significant genes.",
+        _measure(lambda true, predicted: metrics.de_spearman_significant(true.fdr, predicted.fdr)),
+        level="all",
+        reads="cells",
+    ),
+    Measure(
+        "de_edistance",
+        "r of e-distances",
+        "Pearson correlation over perturbations of the energy distance to controls of predicted and of held-out cells.",
+        _distances,
+        level="all",
+        reads="cells",
+        reference="cells",
+    ),
+)

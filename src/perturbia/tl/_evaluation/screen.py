@@ -1,0 +1,259 @@
+"""The screen that judges: labels, batches, contexts and the split of its cells, read once and checked."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from perturbia import _keys
+from perturbia.errors import LabelError, LeakageError, SplitError, shorten
+from perturbia.model.base._features import check_features
+from perturbia.model.base._registered_model import RegisteredModel
+from perturbia.perturbation import dosage_labels, dosage_matrix
+from perturbia.stats import log1p_cp10k
+from perturbia.tl._design import design_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anndata import AnnData
+    from scipy import sparse
+
+__all__ = ["JudgedScreen", "Registration", "read_screen"]
+
+LABEL, BATCH, CONTEXT, STRATUM = "perturbation", "batch", "context", "stratum"
+
+
+@dataclass(frozen=True)
+class Registration:
+    """Where labels, features and covariates are; `None` is filled in from the registration of a model."""
+
+    perturbation_key: str | None = None
+    control: str | Sequence[str] | None = None
+    sep: str | None = None
+    layer: str | None = None
+    batch_key: str | None = None
+    context_key: str | None = None
+    scale: str | None = None
+
+    def filled(self, models: Sequence[Any]) -> Registration:
+        """With gaps filled from the first model that was registered, then from the defaults of the tools."""
+        found: dict[str, Any] = {}
+        for model in models:
+            if isinstance(model, RegisteredModel):
+                found = dict(model.registry["setup_args"])
+                break
+        defaults = {"perturbation_key": "perturbation", "control": "control", "sep": "+", "scale": "counts"}
+        if found.get("perturbation_obsm_key") is not None:
+            defaults.pop("perturbation_key")
+        values = {}
+        for name in ("perturbation_key", "control", "sep", "layer", "batch_key", "context_key", "scale"):
+            given = getattr(self, name)
+            values[name] = given if given is not None else found.get(name) or defaults.get(name)
+        return Registration(**values)
+
+
+@dataclass(frozen=True)
+class JudgedScreen:
+    """A screen whose cells were read once.
+
+    Attributes
+    ----------
+    adata
+        A shallow AnnData of its own: `X` is the matrix of the user, `obs` holds canonical labels, batches, contexts and
+        the split. The data of the user are not written to.
+    dosage, names
+        Dosage of the cells, and the target of each column.
+    labels
+        Canonical label of each cell.
+    contexts
+        Context of each cell, empty text if there is none.
+    part
+        ``train``, ``valid`` or ``test`` of each cell.
+    batch_key
+        ``"batch"`` where batches are known.
+    scale
+        Scale of effects: ``"log1p_cp10k"`` for counts, otherwise the scale of the features.
+    registered_scale
+        Scale of the features.
+    context_key
+        Column of the user that holds contexts.
+    split
+        What `tl.split` wrote about the split, empty if it did not make it.
+    """
+
+    adata: AnnData
+    dosage: sparse.csr_matrix
+    names: list[str]
+    labels: np.ndarray
+    contexts: np.ndarray
+    part: np.ndarray
+    batch_key: str | None
+    scale: str
+    registered_scale: str
+    context_key: str | None
+    split: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_control(self) -> np.ndarray:
+        """Which cells are controls."""
+        return np.diff(self.dosage.indptr) == 0
+
+    @property
+    def stratum_key(self) -> str | None:
+        """Column of batches within contexts, None if there is neither."""
+        return STRATUM if STRATUM in self.adata.obs else None
+
+    @property
+    def axis(self) -> str:
+        """Axis of generalisation that the split tests, ``"unknown"`` if `tl.split` did not make it."""
+        return str(self.split.get("axis", "unknown"))
+
+    @property
+    def effect_scale(self) -> str:
+        """Scale argument of `tl.effects`."""
+        return "log1p_cp10k" if self.registered_scale == "counts" else "registered"
+
+    def cells(self, rows: np.ndarray) -> np.ndarray:
+        """Cells on the scale of effects, dense float32, in the order of `rows`."""
+        distinct, inverse = np.unique(rows, return_inverse=True)
+        values = self.adata.X[distinct]
+        if self.registered_scale == "counts":
+            values = log1p_cp10k(values)
+        dense = values.toarray() if hasattr(values, "toarray") else np.asarray(values)
+        return dense.astype(np.float32, copy=False)[inverse]
+
+    def judged(self) -> np.ndarray:
+        """Labels of perturbations with held-out cells, sorted."""
+        return np.unique(self.labels[(self.part == "test") & ~self.is_control].astype(str))
+
+    def trained(self) -> set[str]:
+        """Labels with cells that a model may have seen."""
+        return set(self.labels[(self.part != "test") & ~self.is_control])
+
+    def members_seen(self, labels: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Number of targets of each label, and how many of them occur in cells that a model may have seen."""
+        visible = self.dosage[self.part != "test"]
+        seen = np.asarray((visible > 0).sum(axis=0)).ravel() > 0
+        queries = dosage_matrix(list(labels), self.names)
+        return np.diff(queries.indptr), np.asarray((queries > 0) @ seen.astype(np.int64)).ravel()
+
+    def check_leakage(self, *, allow_seen: bool | None) -> None:
+        """Refuse perturbations that train and judge, unless the split says that it holds out cells alone."""
+        if allow_seen or (allow_seen is None and self.axis == "random"):
+            return
+        if self.axis == "context" and self.context_key is not None:
+            pairs = pd.Series(self.labels.astype(str)) + " in " + pd.Series(self.contexts.astype(str))
+        else:
+            pairs = pd.Series(self.labels.astype(str))
+        pairs = pairs.to_numpy()
+        perturbed, test = ~self.is_control, self.part == "test"
+        both = sorted(set(pairs[perturbed & test]) & set(pairs[perturbed & ~test]))
+        if both:
+            msg = (
+                f"adata: expected perturbations that judge and others that train, got {len(both)} that do both: "
+                f"{shorten(both, limit=5)}. Split with perturbia.tl.split(axis=...), or pass allow_seen=True to judge how "
+                "well noise was taken out of perturbations that were seen."
+            )
+            raise LeakageError(msg)
+
+
+def read_screen(adata: AnnData, registration: Registration, *, models: Sequence[Any], split_key: str) -> JudgedScreen:
+    """Read a screen and its split.
+
+    Parameters
+    ----------
+    adata
+        The data; not written to.
+    registration
+        Where things are.
+    models
+        Models whose registration fills the gaps, and whose registered dosage is used where they hold `adata`.
+    split_key
+        Column of `obs` with the split.
+
+    Returns
+    -------
+    The screen.
+
+    Raises
+    ------
+    SplitError
+        If the column is missing, or does not mark training and test cells.
+    LabelError, ControlError, ScaleError
+        If labels, covariates or features can not be read.
+    """
+    where = registration.filled(models)
+    if split_key not in adata.obs:
+        msg = f"split_key: expected a column of adata.obs, got {split_key!r}. Make one with perturbia.tl.split."
+        raise SplitError(msg)
+    part = adata.obs[split_key].astype(str).to_numpy()
+    unknown = sorted(set(part) - set(_keys.SPLIT_VALUES))
+    if unknown or "test" not in part or "train" not in part:
+        msg = (
+            f"split_key: expected cells marked 'train', 'test' and perhaps 'valid' in obs[{split_key!r}], got "
+            f"{shorten(sorted(set(part)), limit=5)}. Make them with perturbia.tl.split."
+        )
+        raise SplitError(msg)
+    dosage, names = _dosage(adata, where, models)
+    check_features(adata, where.layer, where.scale or "counts")  # type: ignore[arg-type]
+    obs = pd.DataFrame(index=adata.obs_names.copy())
+    obs[LABEL] = pd.Categorical(dosage_labels(dosage, names))
+    obs[_keys.OBS_SPLIT] = pd.Categorical(part, categories=list(_keys.SPLIT_VALUES))
+    for column, key, argument in ((BATCH, where.batch_key, "batch_key"), (CONTEXT, where.context_key, "context_key")):
+        if key is not None:
+            obs[column] = pd.Categorical(_complete(adata, key, argument))
+    keys = [key for key in (BATCH, CONTEXT) if key in obs]
+    if keys:
+        obs[STRATUM] = (
+            obs[keys[0]].astype(str) if len(keys) == 1 else obs[BATCH].astype(str) + "\0" + obs[CONTEXT].astype(str)
+        )
+    from anndata import AnnData as New
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # duplicated names are the business of the data
+        matrix = adata.X if where.layer is None else adata.layers[where.layer]
+        if adata.isbacked:  # read once: judging asks for the same cells many times
+            matrix = matrix.to_memory() if hasattr(matrix, "to_memory") else matrix[:]
+        shallow = New(matrix, obs=obs, var=pd.DataFrame(index=adata.var_names.copy()))
+    registered = str(where.scale or "counts")
+    split = adata.uns.get(split_key, {})
+    return JudgedScreen(
+        adata=shallow,
+        dosage=dosage,
+        names=names,
+        labels=np.asarray(obs[LABEL].astype(str)),
+        contexts=np.asarray(obs[CONTEXT].astype(str)) if where.context_key else np.full(adata.n_obs, ""),
+        part=part,
+        batch_key=BATCH if where.batch_key else None,
+        scale="log1p_cp10k" if registered == "counts" else registered,
+        registered_scale=registered,
+        context_key=where.context_key,
+        split=dict(split) if hasattr(split, "keys") else {},
+    )
+
+
+def _dosage(adata: AnnData, where: Registration, models: Sequence[Any]) -> tuple[sparse.csr_matrix, list[str]]:
+    """Doses of the cells as a model registered them, otherwise as the labels say."""
+    for model in models:
+        if isinstance(model, RegisteredModel) and model.adata is adata:
+            matrix = model._registered_dosage(adata, np.arange(adata.n_obs))
+            return matrix, model.perturbations
+    if where.perturbation_key is None:
+        msg = "perturbation_key: expected a column of labels, got none. Name the column of adata.obs that holds them."
+        raise LabelError(msg)
+    design = design_of(
+        adata, perturbation_key=where.perturbation_key, control=where.control or "control", sep=where.sep or "+"
+    )
+    return design.matrix, list(design.names)
+
+
+def _complete(adata: AnnData, key: str, argument: str) -> np.ndarray:
+    if key not in adata.obs or adata.obs[key].isna().any():
+        msg = f"{argument}: expected a complete column of adata.obs, got {key!r}; columns are {shorten(adata.obs)}."
+        raise LabelError(msg)
+    return adata.obs[key].astype(str).to_numpy()

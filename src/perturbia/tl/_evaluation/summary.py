@@ -1,0 +1,166 @@
+"""From the long table to a mean with its interval, a rank and a rescaled score for each method and measure."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from perturbia.stats import bootstrap_mean, paired_comparison
+from perturbia.tl._evaluation.ceiling import CEILING, REPEAT
+from perturbia.tl._evaluation.strata import HALVES, STRATA
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["GROUPINGS", "RANKED", "compare", "summarize"]
+
+RANKED = ("model", "baseline")
+GROUPINGS = ("stratum", "seen_members", "n_targets", "context")
+STATISTICS = ("value", "low", "high", "n", "n_undefined", "rank", "rescaled")
+NEGATIVES = ("Mean", "NoChange")
+
+
+def summarize(
+    table: pd.DataFrame, metrics: pd.DataFrame, *, n_resamples: int, confidence: float, seed: int
+) -> pd.DataFrame:
+    """Summary of a long table, or of a part of it.
+
+    Parameters
+    ----------
+    table, metrics
+        As in :class:`perturbia.tl.EvaluationResult`.
+    n_resamples, confidence, seed
+        Bootstrap over perturbations.
+
+    Returns
+    -------
+    Methods × (statistic, measure).
+    """
+    order = list(dict.fromkeys(table["model"]))
+    roles = table.drop_duplicates("model").set_index("model")["role"]
+    frames = {name: pd.DataFrame(index=order, columns=list(metrics.index), dtype=float) for name in STATISTICS}
+    levels = table["metric"].map(metrics["level"])
+    for level in ("perturbation", "all"):
+        part = table[levels == level]
+        if part.empty:
+            continue
+        if level == "all":
+            for statistic in ("value", "low", "high"):
+                wide = part.pivot(index="model", columns="metric", values=statistic)
+                frames[statistic].loc[wide.index, wide.columns] = wide
+            continue
+        wide = _wide(part)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # columns without values are counted
+            found = bootstrap_mean(
+                wide.to_numpy(), n_resamples=n_resamples, confidence=confidence, nan="omit", seed=seed
+            )
+        numbers_of = {
+            "value": found.mean,
+            "low": found.lower,
+            "high": found.upper,
+            "n": found.count,
+            "n_undefined": len(wide) - found.count,
+        }
+        for statistic, numbers in numbers_of.items():
+            series = pd.Series(numbers, index=wide.columns).unstack("metric")
+            frames[statistic].loc[series.index, series.columns] = series
+    ranked = roles[roles.isin(RANKED)].index
+    for metric in metrics.index:
+        column = frames["value"][metric]
+        frames["rank"].loc[ranked, metric] = column[ranked].rank(
+            ascending=not metrics.loc[metric, "higher_is_better"], method="min"
+        )
+        frames["rescaled"][metric] = _rescaled(column)
+    out = pd.concat(frames, axis=1, names=["statistic", "metric"])
+    out.index.name = "model"
+    return out
+
+
+def _wide(part: pd.DataFrame) -> pd.DataFrame:
+    """Conditions × (method, measure)."""
+    return part.pivot(index=["perturbation", "context"], columns=["model", "metric"], values="value")
+
+
+def _rescaled(values: pd.Series) -> pd.Series:
+    """0 at the mean baseline, 1 at what noise allows."""
+    negative = next((values[name] for name in NEGATIVES if np.isfinite(values.get(name, np.nan))), np.nan)
+    top = next((values[name] for name in (CEILING, REPEAT) if np.isfinite(values.get(name, np.nan))), np.nan)
+    if not np.isfinite(negative) or not np.isfinite(top) or top == negative:
+        return pd.Series(np.nan, index=values.index)
+    return (values - negative) / (top - negative)
+
+
+def groups_of(table: pd.DataFrame, by: str) -> list[Any]:
+    """Values of a grouping that occur, in their natural order."""
+    found = [value for value in table[by].dropna().unique() if value != ""]
+    known = [*STRATA, *HALVES, "all"]
+    return sorted(found, key=known.index) if by == "stratum" else sorted(found)
+
+
+def compare(
+    table: pd.DataFrame,
+    metrics: pd.DataFrame,
+    *,
+    model: str,
+    others: dict[str, str],
+    n_resamples: int,
+    confidence: float,
+    seed: int,
+) -> pd.DataFrame:
+    """Paired comparison of a method with another, for each measure.
+
+    Parameters
+    ----------
+    table, metrics
+        As in :class:`perturbia.tl.EvaluationResult`.
+    model
+        The method.
+    others
+        Whom it is compared with, by measure.
+    n_resamples, confidence, seed
+        Bootstrap over perturbations.
+
+    Returns
+    -------
+    One row a measure.
+    """
+    rows = {}
+    for metric, other in others.items():
+        part = table[table["metric"] == metric]
+        higher = bool(metrics.loc[metric, "higher_is_better"])
+        if metrics.loc[metric, "level"] == "all":
+            mine, theirs = (float(part.loc[part["model"] == name, "value"].iloc[0]) for name in (model, other))
+            rows[metric] = [mine, other, theirs, mine - theirs, *[np.nan] * 4, np.nan]
+            continue
+        wide = _wide(part).droplevel("metric", axis=1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            found = paired_comparison(
+                wide[model].to_numpy(),
+                wide[other].to_numpy(),
+                higher_is_better=higher,
+                n_resamples=n_resamples,
+                confidence=confidence,
+                nan="omit",
+                seed=seed,
+            )
+        rows[metric] = [
+            wide[model].mean(), other, wide[other].mean(), found.mean_difference, found.lower, found.upper,
+            found.p_value, found.share_better, found.count,
+        ]  # fmt: skip
+    columns = ["value", "other", "other_value", "difference", "low", "high", "p_value", "share_better", "n"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("metric")
+
+
+def best_of(summary: pd.DataFrame, metrics: pd.DataFrame, names: Sequence[str]) -> dict[str, str]:
+    """The best of some methods on each measure; measures that none has are left out."""
+    out = {}
+    for metric in metrics.index:
+        column = summary["value"][metric].reindex(list(names)).dropna()
+        if len(column):
+            out[metric] = str(column.idxmax() if metrics.loc[metric, "higher_is_better"] else column.idxmin())
+    return out
