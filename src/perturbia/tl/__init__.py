@@ -7,8 +7,11 @@ import lazy_loader as _lazy
 __getattr__, __dir__, __all__ = _lazy.attach(
     __name__,
     submod_attrs={
+        "evaluation": ["evaluate"],
+        "evaluation_result": ["EvaluationResult"],
         "mechanism_tree": ["clade_of", "mechanisms"],
         "observed_effects": ["effects"],
+        "predictive_checks": ["PredictiveCheck", "posterior_predictive_check"],
         "splitting": ["split"],
     },
 )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import pandas as pd
 import torch
+from scipy import sparse
 from scvi import REGISTRY_KEYS
 from scvi.model.base import VAEMixin
 
@@ -16,6 +17,7 @@ from perturbia.model.base._result import stamp
 from perturbia.model.base.perturbation_model import PerturbationModel
 from perturbia.model.mechanism import _ate
 from perturbia.model.mechanism._iwelbo import iwelbo_of_batch
+from perturbia.model.mechanism._predictive_samples import replicate_cells
 from perturbia.model.mechanism._readout import predictive_moments
 from perturbia.model.mechanism._training import MechanismTraining
 
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from anndata import AnnData
-    from scipy import sparse
 
     from perturbia.model.base._features import Scale
     from perturbia.perturbation.value import Query
@@ -224,6 +225,61 @@ class LatentShiftModel(MechanismTraining, VAEMixin, PerturbationModel):
             features = px.sample().cpu().numpy().astype(np.float32)
         out = self._as_features(features, [str(self._read_query(query))] * n_samples)
         return stamp(out, kind="readout", ur_id=self.ur_id, model=self._kind, scale=self.scale, seed=seed)
+
+    def posterior_predictive_sample(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        n_samples: int = 1,
+        *,
+        basal: Literal["posterior", "prior"] = "posterior",
+        batch_size: int | None = None,
+        seed: int = 0,
+    ) -> sparse.csr_matrix | np.ndarray:
+        """Replicated data: features of cells of the same perturbations, library sizes and covariates.
+
+        Parameters
+        ----------
+        adata
+            Data with the registered features; by default the data of the model.
+        indices
+            Cells, all by default.
+        n_samples
+            Number of replicates. Each has one draw of masks and embeddings, which all its cells share.
+        basal
+            Where the basal state of a cell comes from: ``"posterior"``, the guide given that cell, as scvi-tools does
+            it; ``"prior"``, a new cell of the same design. The posterior has seen the cell, so that its replicates
+            agree with the data even where the model of the population is wrong.
+        batch_size
+            Cells per batch.
+        seed
+            Seed of the draws.
+
+        Returns
+        -------
+        Draws in the registered scale, float32: `(n_cells, n_features)` for one sample, CSR for counts; otherwise a
+        dense array `(n_cells, n_features, n_samples)`, in the order of scvi-tools. A replicate may hold empty cells.
+
+        Examples
+        --------
+        >>> import perturbia as pb
+        >>> adata = pb.datasets.simulate_screen(n_perturbations=4, n_combinations=1, n_genes=30, n_latent=2)
+        >>> pb.model.SAMSVAE.setup_anndata(adata, perturbation_key="perturbation")
+        >>> model = pb.model.SAMSVAE(adata, n_latent=5)
+        >>> model.train(max_steps=20, enable_progress_bar=False)
+        >>> model.posterior_predictive_sample(indices=range(40), basal="prior").shape
+        (40, 30)
+        """
+        check_positive_integer("n_samples", n_samples)
+        check_choice("basal", basal, ("posterior", "prior"))
+        adata, chosen = self._cells(adata, indices)
+        chosen = chosen % adata.n_obs
+        seeds = [seed] if n_samples == 1 else np.random.SeedSequence(seed).generate_state(n_samples).tolist()
+        draws = [replicate_cells(self, adata, chosen, basal=basal, batch_size=batch_size, seed=one) for one in seeds]
+        if n_samples == 1:
+            return draws[0]
+        dense = [draw.toarray() if isinstance(draw, sparse.csr_matrix) else draw for draw in draws]
+        return np.stack(dense, axis=-1)
 
     # hooks of the protocol -----------------------------------------------------------------------------------------
 

@@ -1,0 +1,65 @@
+"""Replicated data: features drawn from the posterior predictive distribution, cell by cell of a given design."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from scipy import sparse
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from perturbia.model.mechanism._latent_shift import LatentShiftModel
+    from perturbia.model.mechanism._samsvae_module import SAMSVAEModule
+
+__all__ = ["replicate_cells"]
+
+
+@torch.inference_mode()
+def replicate_cells(
+    model: LatentShiftModel,
+    adata: AnnData,
+    chosen: np.ndarray,
+    *,
+    basal: Literal["prior", "posterior"],
+    batch_size: int | None,
+    seed: int,
+) -> sparse.csr_matrix | np.ndarray:
+    """One replicate `(n_cells, n_features)` of the chosen cells, CSR for counts; implements the method of the model.
+
+    Masks and embeddings are drawn once and shared by all cells of the replicate, as the cells of one experiment share
+    them: drawn anew for each cell their uncertainty would average out of every statistic.
+    """
+    order = np.argsort(chosen)  # loaders of backed data want rising positions
+    if (np.diff(chosen[order]) == 0).any():
+        msg = "indices: expected every cell once, got some twice. Ask for several replicates with n_samples."
+        raise ValueError(msg)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        mask, embedding = model.module.effects.sample(1)
+        effect = (mask * embedding)[0]
+        blocks: list[Any] = []
+        for tensors in model._make_data_loader(adata=adata, indices=chosen[order], batch_size=batch_size or 1024):
+            drawn = _draw(model.module, model._on_device(tensors), effect, basal=basal).cpu().numpy()
+            blocks.append(sparse.csr_matrix(drawn) if model.module.is_count_model else drawn)
+    replicate = sparse.vstack(blocks, format="csr") if model.module.is_count_model else np.concatenate(blocks)
+    return replicate if (np.diff(order) == 1).all() else replicate[np.argsort(order)]
+
+
+def _draw(module: SAMSVAEModule, tensors: dict[str, torch.Tensor], effect: torch.Tensor, *, basal: str) -> torch.Tensor:
+    """Features of a batch of cells under one draw of the effects `(T, n_latent)`."""
+    inputs = module._get_inference_input(tensors)
+    x, dosage, size = inputs["x"], inputs["dosage"], inputs["size_factor"]
+    covariates = {key: inputs[key] for key in ("batch_index", "cat_covs", "cont_covs")}
+    offset = dosage @ effect
+    if basal == "prior":
+        z = torch.randn_like(offset) + offset
+    else:
+        guide = module.encode(x, offset, **covariates)
+        z = guide.loc + guide.scale * torch.randn_like(guide.loc)
+        if module.basal_encoder != "residual":  # whose guide is of the total latent
+            z = z + offset
+    library = x.sum(-1, keepdim=True) if size is None else size
+    return module.generative(z, library, **covariates)["px"].sample().float()
