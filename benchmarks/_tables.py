@@ -50,17 +50,22 @@ def to_markdown(table: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def publish(name: str, parts: list[str]) -> None:
+def publish(
+    name: str,
+    parts: list[str],
+    *,
+    folder: Path = RESULTS,
+    packages: tuple[str, ...] = ("perturbia", "torch", "scvi-tools", "anndata"),
+    note: str = "Medians over runs, lowest and highest in brackets.",
+) -> None:
     """Print the tables and write them where the documentation includes them."""
     command = " ".join(["python", f"benchmarks/{name}.py", *sys.argv[1:]])
-    libraries = ", ".join(
-        f"{package} {version(package)}" for package in ("perturbia", "torch", "scvi-tools", "anndata")
-    )
+    libraries = ", ".join(f"{package} {version(package)}" for package in packages)
     head = (
         f"Made on {date.today().isoformat()} by `{command}`; Python {platform.python_version()}, {libraries}, "
-        "CPU, one thread. Medians over runs, lowest and highest in brackets."
+        f"CPU, one thread. {note}"
     )
     text = "\n\n".join([head, *parts]) + "\n"
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    (RESULTS / f"{name}.md").write_text(text)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.md").write_text(text)
     sys.stdout.write(text)

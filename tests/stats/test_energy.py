@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -50,6 +53,17 @@ def test_pairs_and_reference_match_two_sample_form(metric, unbiased, container):
                 assert pairs.values[i, j] == pytest.approx(expected, abs=1e-8)  # some cells coincide
 
 
+@pytest.mark.parametrize(("peer", "unbiased"), [("1.0.3", False), ("1.2.0", True)])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_agrees_with_pertpy_in_both_conventions(peer, unbiased, dtype):
+    """Values written by benchmarks/peers/energy_distance_fixture.py with the pertpy of that version."""
+    fixture = json.loads((Path(__file__).parent / "pertpy_energy_distance.json").read_text())
+    points = np.array(fixture["points"], dtype=dtype)
+    pairs = pairwise_energy_distance(points, fixture["labels"], unbiased=unbiased)
+    assert list(pairs.groups) == fixture["groups"]
+    np.testing.assert_allclose(pairs.values, fixture["values"][peer], rtol=1e-5)
+
+
 def test_sparse_two_sample_form(populations):
     X, Y = (np.where(np.abs(P) > 1, P, 0) for P in populations)
     assert energy_distance(sp.csr_matrix(X), sp.csr_matrix(Y)) == pytest.approx(energy_distance(X, Y), abs=1e-10)
@@ -83,6 +97,16 @@ def test_float32_is_accurate_far_from_the_origin(populations):
     expected = oracle(X, Y, "euclidean", True)
     result = energy_distance(X.astype(np.float32), Y.astype(np.float32))
     assert result == pytest.approx(expected, abs=2e-4)
+
+
+def test_float32_sums_of_many_cells_are_accurate():
+    """Blocks are summed in float32, and in float64 from block to block."""
+    rng = np.random.default_rng(4)
+    X = rng.normal(size=(3000, 10))
+    labels = np.repeat(["a", "b"], [1000, 2000])
+    single = pairwise_energy_distance(X.astype(np.float32), labels, unbiased=False, reference="a").values[1]
+    double = pairwise_energy_distance(X, labels, unbiased=False, reference="a").values[1]
+    assert single == pytest.approx(double, abs=1e-6)
 
 
 def test_same_mean_is_seen_by_the_euclidean_distance_only():
