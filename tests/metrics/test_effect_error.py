@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from sklearn.metrics import mean_absolute_error, root_mean_squared_error
+from sklearn.metrics import mean_absolute_error, mean_squared_error, root_mean_squared_error
 
-from perturbia.metrics import mae, rmse
+from perturbia.metrics import mae, mse, rmse
 
-ORACLES = [(mae, mean_absolute_error), (rmse, root_mean_squared_error)]
+ORACLES = [(mae, mean_absolute_error), (mse, mean_squared_error), (rmse, root_mean_squared_error)]
 
 
 @pytest.mark.parametrize(("score", "oracle"), ORACLES)
@@ -24,7 +24,7 @@ def test_perfect_is_zero_and_scales_with_the_unit(score):
     assert score(10 * truth, 10 * prediction) == pytest.approx(10 * score(truth, prediction))
 
 
-@pytest.mark.parametrize("score", [mae, rmse])
+@pytest.mark.parametrize("score", [mae, mse, rmse])
 @pytest.mark.parametrize(
     ("truth", "prediction", "match"),
     [

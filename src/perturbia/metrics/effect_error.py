@@ -39,6 +39,39 @@ def mae(truth: np.ndarray, prediction: np.ndarray, *, per_perturbation: bool = F
     return result(rows.mean(axis=1), per_perturbation=per_perturbation)
 
 
+def mse(truth: np.ndarray, prediction: np.ndarray, *, per_perturbation: bool = False) -> float | np.ndarray:
+    r"""Mean squared error, :math:`\frac{1}{G} \sum_g (\delta_g - \hat\delta_g)^2`.
+
+    **Range** from 0, best, in the squared unit of the effects. **Chance**: none; no effect at all scores the mean square of
+    the truth. **Not seen**: which of many small errors matter; a few strong genes decide it.
+
+    Parameters
+    ----------
+    truth, prediction
+        Effects or mean profiles, shape (n_perturbations, n_genes), same order and scale.
+    per_perturbation
+        One value for each row instead of one over all entries.
+
+    Returns
+    -------
+    A float, or an array of shape (n_perturbations,).
+
+    Raises
+    ------
+    ValueError
+        Shapes differ, or arrays are empty, not two-dimensional or not finite.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> mse(np.array([[0.0, 1.0]]), np.array([[3.0, 5.0]]))
+    12.5
+    """
+    true, predicted = paired_effects(truth, prediction)
+    rows = as_rows((true - predicted) ** 2, per_perturbation=per_perturbation)
+    return result(rows.mean(axis=1), per_perturbation=per_perturbation)
+
+
 def rmse(truth: np.ndarray, prediction: np.ndarray, *, per_perturbation: bool = False) -> float | np.ndarray:
     r"""Root mean squared error, :math:`\sqrt{\frac{1}{G} \sum_g (\delta_g - \hat\delta_g)^2}`.
 
