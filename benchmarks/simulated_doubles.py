@@ -91,7 +91,7 @@ def main() -> None:
     for size in (40, 100):
         for screen in range(options.screens):
             adata = pb.datasets.simulate_screen(seed=screen, n_perturbations=size)
-            pb.tl.split(adata, axis="combination", fraction=0.5, valid=0.0, seed=screen)
+            pb.tl.split(adata, axis="combination", fraction=0.5, valid=0.0, control_fraction=1.0, seed=screen)
             labels = adata.obs["perturbation"].astype(str)
             unseen = sorted(labels[adata.obs["pb_split"] == "test"].unique())
             true = adata.uns["truth"]["ate"].loc[unseen].to_numpy()

@@ -12,6 +12,9 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "mechanism_tree": ["clade_of", "mechanisms"],
         "observed_effects": ["effects"],
         "predictive_checks": ["PredictiveCheck", "posterior_predictive_check"],
+        "nested_splitting": ["nested_splits"],
+        "split_checking": ["check_split", "seen_members"],
+        "responder_calling": ["responders"],
         "splitting": ["split"],
     },
 )
