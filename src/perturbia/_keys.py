@@ -16,6 +16,11 @@ PERTURBATION = "perturbation"  # scvi registry key, and so the key in every mini
 OBS_SPLIT = "pb_split"
 SPLIT_VALUES = ("train", "valid", "test")
 
+# written by tl.responders; its values, and what is appended for the column of probabilities
+OBS_RESPONDER = "pb_responder"
+RESPONDER_VALUES = ("control", "responder", "non-responder")
+SUFFIX_PROBABILITY = "_probability"
+
 # columns, layers and metadata of model results
 OBS_PERTURBATION = "pb_perturbation"
 OBS_DRAW = "pb_draw"
