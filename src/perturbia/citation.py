@@ -84,6 +84,18 @@ _ENTRIES: dict[str, tuple[str, dict[str, str]]] = {
             "doi": "10.1002/sam.10138",
         },
     ),
+    "ahlmanneltze2025": (
+        "article",
+        {
+            "author": "Ahlmann-Eltze, Constantin and Huber, Wolfgang and Anders, Simon",
+            "title": "Deep-learning-based gene perturbation effect prediction does not yet outperform simple linear baselines",
+            "journal": "Nature Methods",
+            "volume": "22",
+            "pages": "1657--1661",
+            "year": "2025",
+            "doi": "10.1038/s41592-025-02772-6",
+        },
+    ),
     "papalexi2021": (
         "article",
         {
@@ -147,6 +159,9 @@ _SOURCES: dict[str, tuple[str, ...]] = {
     "Ridge": _MODEL,
     "JamesStein": ("james1961", *_MODEL),
     "LowRank": ("mukherjee2011", *_MODEL),
+    "LinearPCA": ("ahlmanneltze2025", *_MODEL),
+    "Nearest": _MODEL,
+    "ContextMean": _MODEL,
     "papalexi": ("papalexi2021",),
     "norman": ("norman2019",),
     "tapseq": ("schraivogel2020",),

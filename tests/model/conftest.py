@@ -25,6 +25,7 @@ class Recipe:
     name: str
     init: dict[str, Any] = field(default_factory=dict)
     train: dict[str, Any] = field(default_factory=dict)
+    setup: dict[str, Any] = field(default_factory=dict)
 
     @property
     def cls(self) -> type[PerturbationModel]:
@@ -33,7 +34,7 @@ class Recipe:
     def register(self, adata: AnnData, **setup: Any) -> None:
         if "perturbation_obsm_key" not in setup:
             setup.setdefault("perturbation_key", "perturbation")
-        self.cls.setup_anndata(adata, **setup)
+        self.cls.setup_anndata(adata, **{**self.setup, **setup})
 
     def fit(self, adata: AnnData, *, init: dict[str, Any] | None = None, **setup: Any) -> PerturbationModel:
         """Register, build and train."""
@@ -44,6 +45,9 @@ class Recipe:
 
 
 QUIET = {"enable_progress_bar": False, "logger": False, "accelerator": "cpu"}
+EMBEDDING = pd.DataFrame(
+    np.random.default_rng(0).normal(size=(5, 3)), index=["P04", "P03", "P02", "P01", "unregistered"]
+)
 RECIPES = [
     Recipe("SAMSVAE", {"n_latent": 3, "n_hidden": 16}, {"max_steps": 30, "batch_size": 64, **QUIET}),
     Recipe("NoChange"),
@@ -56,6 +60,9 @@ RECIPES = [
     Recipe("MaxEffect"),
     Recipe("Ridge"),
     Recipe("LowRank", {"rank": 2}),
+    Recipe("LinearPCA", {"perturbation_embedding": EMBEDDING}),
+    Recipe("Nearest", {"perturbation_embedding": EMBEDDING, "k": 2}),
+    Recipe("ContextMean", {"context_key": "batch"}, setup={"batch_key": "batch"}),
 ]
 
 # P01 to P04; of the pairs below, training cells have SEEN and lack UNSEEN

@@ -81,6 +81,8 @@ class ClosedFormModel(ShiftedCells):
             If `split_key` does not exist, no training cell is marked, or none is perturbed.
         ControlError
             If no training cell is a control.
+        UnsupportedQuery
+            If the rule does not apply to these cells.
         """
         if self.adata is None:
             msg = f"adata: expected data to train on, got none. Make the model with {self._kind}(adata)."
@@ -88,10 +90,11 @@ class ClosedFormModel(ShiftedCells):
         none = np.array([], dtype=int)
         splits = self._marked_splits(split_key) or [np.arange(self.adata.n_obs), none, none]
         manager, chosen = self.adata_manager, splits[0]
+        dosage = self._registered_dosage(self.adata, chosen)
+        self._check_training(dosage)
         features, _ = self._features(self.adata, chosen)
         batch = np.asarray(manager.get_from_registry(REGISTRY_KEYS.BATCH_KEY)).ravel()[chosen].astype(np.int64)
-        dosage = self._registered_dosage(self.adata, chosen)
-        measured = measure_effects(features, dosage, batch, self.summary_stats.n_batch)
+        measured = self._measure(features, dosage, batch, chosen)
         self.module.remember(measured, self._solve(measured))
         self.train_indices_, self.validation_indices_, self.test_indices_ = splits
         self.is_trained_ = True
@@ -139,17 +142,30 @@ class ClosedFormModel(ShiftedCells):
         out.layers[_keys.LAYER_SD] = np.zeros_like(out.X)
         measured = self.module.measured()
         counted = pd.Series(measured.n_cells, index=dosage_labels(measured.dosage, self.perturbations))
-        out.obs["n_cells"] = counted.reindex(labels, fill_value=0).to_numpy()
+        out.obs["n_cells"] = counted.groupby(level=0).sum().reindex(labels, fill_value=0).to_numpy()
         out.obs.index = pd.Index(labels, name=None)
         return stamp(out, kind="effect", ur_id=self.ur_id, model=self._kind, scale=chosen)
 
     def _default_queries(self) -> sparse.csr_matrix:
-        if self.adata is None:
-            return self.module.measured().dosage
-        unique, _ = unique_dosages(self._registered_dosage(self.adata, np.arange(self.adata.n_obs)))
+        # those that were measured may repeat, in one context and another
+        known = self.module.measured().dosage if self.adata is None else self._every_dosage()
+        unique, _ = unique_dosages(known)
         return unique[(np.diff(unique.indptr) > 0) & self._answerable(unique)]
 
+    def _every_dosage(self) -> sparse.csr_matrix:
+        return self._registered_dosage(self.adata, np.arange(self.adata.n_obs))
+
     # what tells one baseline from another --------------------------------------------------------------------------
+
+    def _check_training(self, dosage: sparse.csr_matrix) -> None:
+        """Refuse training cells, by their dosages, that the rule does not apply to."""
+
+    def _measure(
+        self, features: np.ndarray | sparse.csr_matrix, dosage: sparse.csr_matrix, batch: np.ndarray, cells: np.ndarray
+    ) -> TrainingEffects:
+        """Effects of the training cells, which are at the positions `cells` of the data."""
+        del cells
+        return measure_effects(features, dosage, batch, self.summary_stats.n_batch)
 
     def _solve(self, measured: TrainingEffects) -> np.ndarray:
         """What to keep besides the measured effects."""
@@ -169,13 +185,16 @@ class ClosedFormModel(ShiftedCells):
     def _check_capabilities(self, perturbation: Perturbation) -> None:
         self._require_trained()  # what was measured decides what can be answered
         if not self._answerable(dosage_matrix([perturbation], self.perturbations))[0]:
-            lacking = "combination" if len(perturbation) > 1 else "dose"
-            if all(dose == 1.0 for dose in perturbation.doses) and len(perturbation) == 1:
-                lacking = "unseen_perturbation"
-            msg = (
-                f"query: expected {self._answers}, got {str(perturbation)!r}; {self._kind} lacks the capability "
-                f"{lacking!r}. {self._instead}"
-            )
-            raise UnsupportedQuery(msg)
+            raise UnsupportedQuery(self._refusal(perturbation))
+
+    def _refusal(self, perturbation: Perturbation) -> str:
+        """What is wrong with a query that is not answerable."""
+        lacking = "combination" if len(perturbation) > 1 else "dose"
+        if all(dose == 1.0 for dose in perturbation.doses) and len(perturbation) == 1:
+            lacking = "unseen_perturbation"
+        return (
+            f"query: expected {self._answers}, got {str(perturbation)!r}; {self._kind} lacks the capability "
+            f"{lacking!r}. {self._instead}"
+        )
 
     _instead: ClassVar[str] = "Use Ridge or SAMSVAE."

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from scipy import sparse
-
-from perturbia.perturbation import unique_dosages
 
 if TYPE_CHECKING:
     from perturbia.model.baseline._training_effects import TrainingEffects
@@ -16,12 +14,25 @@ __all__ = ["control_shares", "find_members", "find_rows", "member_mix"]
 
 
 def find_rows(dosage: sparse.csr_matrix, table: sparse.csr_matrix) -> np.ndarray:
-    """Position of each row of `dosage` among the distinct rows of `table`, -1 where it is absent."""
-    n = table.shape[0]
-    unique, inverse = unique_dosages(sparse.vstack([table, dosage], format="csr"))
-    position = np.full(unique.shape[0], -1)
-    position[inverse[:n]] = np.arange(n)
-    return position[inverse[n:]]
+    """Position of each row of `dosage` among the distinct rows of `table`, -1 where it is absent; both have sorted rows."""
+    position = np.full(dosage.shape[0], -1)
+    n_members, n_known = np.diff(dosage.indptr), np.diff(table.indptr)
+    for length in np.unique(n_members):
+        rows, known = np.flatnonzero(n_members == length), np.flatnonzero(n_known == length)
+        where = dict(zip(_row_bytes(table, known, length), known.tolist(), strict=True))
+        position[rows] = [where.get(row, -1) for row in _row_bytes(dosage, rows, length)]
+    return position
+
+
+def _row_bytes(dosage: sparse.csr_matrix, rows: np.ndarray, length: int) -> list[bytes]:
+    """Columns and doses of rows with `length` entries each."""
+    if length == 0:
+        return [b""] * len(rows)
+    at = dosage.indptr[rows][:, None] + np.arange(length)
+    columns = np.ascontiguousarray(dosage.indices[at], dtype=np.int64).view(np.uint8)
+    doses = np.ascontiguousarray(dosage.data[at], dtype=np.float32).view(np.uint8)
+    packed = np.hstack([columns, doses])
+    return cast("list[bytes]", packed.view(np.dtype((np.void, packed.shape[1]))).ravel().tolist())
 
 
 def find_members(dosage: sparse.csr_matrix, table: sparse.csr_matrix) -> np.ndarray:

@@ -103,7 +103,7 @@ class ShiftedCells(PerturbationModel):
         obs = {
             _keys.OBS_PERTURBATION: str(perturbation),
             _keys.OBS_DRAW: 0,
-            _keys.OBS_SOURCE: self.adata.obs_names[drawn].astype(str).to_numpy(),
+            _keys.OBS_SOURCE: self.adata.obs_names.to_numpy()[drawn],
         }
         if library is not None:
             obs[_keys.OBS_LIBRARY] = library[inverse]
