@@ -50,6 +50,12 @@ def test_no_spread_is_inside_or_never():
     np.testing.assert_array_equal(curve.empirical, 0.5)
 
 
+def test_truth_equal_to_every_draw_is_in_the_middle():
+    truth = np.random.default_rng(3).normal(size=(3, 4))
+    curve = coverage_curve(truth, np.repeat(truth[None], 5, axis=0), levels=[0.01])
+    np.testing.assert_array_equal(curve.empirical, 1.0)
+
+
 T = np.ones((2, 3))
 
 

@@ -70,6 +70,14 @@ def test_whole_groups_widen_the_interval_where_they_differ():
     assert "1000 cells in 20 groups" in repr(by_group)
 
 
+def test_groups_of_unequal_size_keep_the_mean_over_cells():
+    rng = np.random.default_rng(3)
+    groups = np.repeat(np.arange(40), rng.integers(1, 60, size=40))
+    second = rng.normal(size=len(groups))
+    found = paired_iwelbo(second + 5.0, second, groups=groups)  # the same difference in every cell: nothing varies
+    assert (found.lower, found.upper) == pytest.approx((5.0, 5.0), abs=1e-12)
+
+
 def test_same_seed_same_interval(cells):
     groups = np.arange(600) % 30
     assert paired_iwelbo(*cells, groups=groups) == paired_iwelbo(*cells, groups=groups)

@@ -101,6 +101,24 @@ def test_ties_are_shared_whatever_the_order():
     np.testing.assert_allclose(mean_reciprocal_rank(truth, truth, per_perturbation=True), [0.75, 1.0, 0.75, 1.0])
 
 
+@pytest.mark.parametrize("metric", ["l1", "l2"])
+def test_distances_that_differ_by_rounding_are_ties(metric):
+    rng = np.random.default_rng(6)
+    row = rng.normal(size=50)
+    truth = np.stack([rng.permutation(row) for _ in range(9)])  # equally far from zero, summed in another order
+    np.testing.assert_array_equal(retrieval_ranks(truth, np.zeros_like(truth), metric=metric), 4.0)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "pearson"])
+def test_no_direction_is_left_without_the_only_gene_that_moves(effects, metric):
+    truth, _, _ = effects
+    prediction = np.full_like(truth, 0.1 if metric == "pearson" else 0.0)
+    genes = np.arange(23) % 15
+    prediction[np.arange(23), genes] = -3.3
+    assert retrieval(truth, prediction, metric=metric) != 0.5
+    np.testing.assert_array_equal(retrieval_ranks(truth, prediction, metric=metric, exclude=genes), 11.0)
+
+
 def test_permuted_labels_score_chance():
     rng = np.random.default_rng(2)
     truth = rng.normal(size=(40, 30))

@@ -34,6 +34,12 @@ def test_one_kind_of_gene_is_nan_with_warning(rates, score, oracle):
     np.testing.assert_array_equal(np.isnan(ours), np.isin(np.arange(6), (1, 2)))
 
 
+def test_the_smallest_rates_are_equal():
+    truth, prediction = np.array([[0.01, 0.9, 0.9]]), np.array([[1e-11, 1e-300, 0.5]])
+    assert de_roc_auc(truth, prediction) == 0.75
+    assert de_precision_recall_auc(truth, prediction) == 0.5
+
+
 def test_same_rate_everywhere_is_chance(rates):
     truth, _ = rates
     flat = np.full_like(truth, 0.3)

@@ -27,8 +27,11 @@ def effect_correlation(
                        {\lVert \delta - \bar\delta \rVert \, \lVert \hat\delta - \bar{\hat\delta} \rVert}
 
     Flattened over perturbations it is the "ATE correlation" of Bereket and Karaletsos (2023), which mixes how strong
-    perturbations are with what they do; by perturbation it is the "Pearson delta" of the field. It does not see the
-    scale of a prediction: report :func:`effect_r2` beside it.
+    perturbations are with what they do; by perturbation it is the "Pearson delta" of the field.
+
+    **Range** [-1, 1], 1 best. **Chance** is 0, but the shift that all perturbations of a screen share is rewarded: the mean
+    of the training perturbations scores high, which :func:`reference_correlation` takes out. **Not seen**: the scale of a
+    prediction (report :func:`effect_r2` beside it).
 
     Parameters
     ----------
@@ -109,6 +112,9 @@ def top_gene_correlation(
     (the other half of the test cells, or training cells): genes chosen and scored on the same noisy effects are chosen
     partly for their noise (winner's curse), which flatters anything fitted to the same cells and understates a good
     model. Effects that are known exactly, as in a simulation, may serve as both.
+
+    **Range, chance and blind spots** as in :func:`effect_correlation`; all other genes are not seen either. The protocol of
+    Bereket and Karaletsos (2023) takes the genes from the scored effects themselves.
 
     Parameters
     ----------

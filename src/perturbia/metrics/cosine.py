@@ -12,7 +12,11 @@ def effect_cosine(truth: np.ndarray, prediction: np.ndarray, *, per_perturbation
 
     .. math:: \cos = \frac{\delta \cdot \hat\delta}{\lVert \delta \rVert \, \lVert \hat\delta \rVert}
 
-    Like a correlation without centring: zero effect stays the reference point. It does not see the size of a prediction.
+    Like a correlation without centring: zero effect stays the reference point.
+
+    **Range** [-1, 1], 1 best. **Chance** is 0, but a shift that all perturbations share is rewarded, as in
+    :func:`effect_correlation`. **Not seen**: the size of a prediction. On log fold changes it is the `cosine` of PerturBench
+    (Wu et al., 2024).
 
     Parameters
     ----------

@@ -13,8 +13,11 @@ def effect_r2(truth: np.ndarray, prediction: np.ndarray, *, per_perturbation: bo
 
     .. math:: R^2 = 1 - \frac{\sum (\delta - \hat\delta)^2}{\sum (\delta - \bar\delta)^2}
 
-    The convention of scikit-learn, truth first. 1 is perfect, 0 is as good as the mean of the truth, and there is no
-    lower bound. Unlike a correlation it punishes effects of the wrong size.
+    The convention of scikit-learn, truth first, as in Bereket and Karaletsos (2023).
+
+    **Range** up to 1, best; no lower bound. **Chance**: a constant at the mean of the truth scores 0, a guess of wrong
+    direction or size less. Unlike a correlation it punishes effects of the wrong size. **Not seen**, if flattened: which
+    perturbations are missed, as the strong ones decide; by perturbation, weak ones go far below 0.
 
     Parameters
     ----------

@@ -10,7 +10,11 @@ from perturbia.metrics._paired_effects import as_rows, paired_effects, result
 def mae(truth: np.ndarray, prediction: np.ndarray, *, per_perturbation: bool = False) -> float | np.ndarray:
     r"""Mean absolute error, :math:`\frac{1}{G} \sum_g |\delta_g - \hat\delta_g|`.
 
-    Means and effects give the same value when one observed control mean is added to both.
+    Means and effects give the same value when one observed control mean is added to both. On mean profiles it is the `mae`
+    of cell-eval and the Virtual Cell Challenge.
+
+    **Range** from 0, best, in the unit of the effects. **Chance**: none; no effect at all scores the mean absolute effect,
+    which is hard to beat where most genes do nothing. **Not seen**: direction and pattern of the few genes that matter.
 
     Parameters
     ----------
@@ -75,7 +79,11 @@ def mse(truth: np.ndarray, prediction: np.ndarray, *, per_perturbation: bool = F
 def rmse(truth: np.ndarray, prediction: np.ndarray, *, per_perturbation: bool = False) -> float | np.ndarray:
     r"""Root mean squared error, :math:`\sqrt{\frac{1}{G} \sum_g (\delta_g - \hat\delta_g)^2}`.
 
-    The flattened value is the root of the mean over all entries, not the mean of the rows' values.
+    The flattened value is the root of the mean over all entries, not the mean of the rows' values. By perturbation and
+    averaged it is the `rmse` of PerturBench.
+
+    **Range** from 0, best, in the unit of the effects. **Chance**: none; no effect at all scores the root mean square of the
+    truth. **Not seen**: which of many small errors matter; a few strong genes decide it.
 
     Parameters
     ----------

@@ -130,6 +130,9 @@ def linear_r2(truth: np.ndarray, estimate: np.ndarray, *, n_folds: int | None = 
 
     Recovery up to a linear map: high R² with low :func:`latent_mcc` means right space, wrong axes.
 
+    **Range** up to 1, best. **Chance** is 0 or a little below. **Not seen**: axes and their order, curvature, and surplus
+    latents.
+
     Parameters
     ----------
     truth, estimate

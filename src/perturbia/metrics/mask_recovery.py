@@ -69,6 +69,9 @@ def mask_scores(
 
     .. math:: P = \frac{TP}{TP + FP}, \quad R = \frac{TP}{TP + FN}, \quad F_1 = \frac{2 TP}{2 TP + FP + FN}
 
+    **Range** [0, 1], 1 best. **Chance**: an all-open estimate has recall 1 and, as precision, the share of open true
+    entries; the default matching lifts random masks further. **Not seen**: how strong an open entry is.
+
     Parameters
     ----------
     truth_mask

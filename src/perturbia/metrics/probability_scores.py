@@ -57,7 +57,7 @@ def crps_gaussian(
 
     References
     ----------
-    Gneiting and Raftery, Journal of the American Statistical Association 102 (2007), equation 21.
+    Gneiting and Raftery, Journal of the American Statistical Association 102 (2007), section 4.2.
 
     Examples
     --------
@@ -110,7 +110,7 @@ def crps_samples(
 
     References
     ----------
-    Gneiting and Raftery (2007), equation 21; Ferro, Quarterly Journal of the Royal Meteorological Society 140 (2014), for
+    Gneiting and Raftery (2007), section 4.2; Ferro, Quarterly Journal of the Royal Meteorological Society 140 (2014), for
     the fair form.
 
     Examples
