@@ -21,6 +21,7 @@ from perturbia.tl._evaluation.screen import Registration, read_screen
 from perturbia.tl._evaluation.strata import strata_of
 from perturbia.tl._evaluation.truth import Truth, measure_truth
 from perturbia.tl.evaluation_result import EvaluationResult
+from perturbia.tl.split_checking import check_split
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -135,7 +136,8 @@ def evaluate(
     Raises
     ------
     LeakageError
-        If perturbations train and judge although the split should hold them out, or the model has seen test cells.
+        If perturbations train and judge although the split should hold them out, the split was changed since it was made,
+        or the model has seen test cells.
     SplitError, LabelError, ControlError, ScaleError, FeatureMismatch
         If split, labels, features or predictions are missing or do not fit.
     UnsupportedQuery
@@ -176,6 +178,8 @@ def evaluate(
     where = Registration(perturbation_key, control, sep, layer, batch_key, context_key, scale)
     screen = read_screen(adata, where, models=list(models.values()), split_key=split_key)
     screen.check_leakage(allow_seen=allow_seen)
+    if "guarantee" in screen.split and not allow_seen:
+        check_split(adata, key=split_key)
     judged = measure_truth(
         screen,
         perturbations=None if perturbations is None else [str(as_perturbation(one)) for one in perturbations],

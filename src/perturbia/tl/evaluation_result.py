@@ -91,7 +91,8 @@ class EvaluationResult:
         Methods × (statistic, measure): ``value``; ``low`` and ``high`` of the interval; ``n`` perturbations that count
         and ``n_undefined`` that have no score (NaN in the table); ``rank`` among models and baselines, 1 best;
         ``rescaled``: 0 at the mean baseline (no change, without it), 1 at what the true effects would score (a second
-        experiment, where that is not known). Scores over all count their interval from resampled perturbations, too.
+        experiment, where that is not known); ``normalized``: 0 at the same baseline, 1 at a perfect score, as cell-eval
+        normalises but not clipped at 0, because the clip makes errors free. Scores over all count their interval from resampled perturbations, too.
         Under `by` the index holds (group, method).
 
         Raises
@@ -242,8 +243,12 @@ class EvaluationResult:
         if not (folder / "scores.csv").is_file():
             msg = f"folder: expected the result of EvaluationResult.save, got {str(folder)!r} without scores.csv."
             raise FileNotFoundError(msg)
-        table = pd.read_csv(
-            folder / "scores.csv", dtype=dict.fromkeys(_TEXT, str), keep_default_na=False, na_values=[""]
+        table = pd.read_csv(  # type: ignore[call-overload]
+            folder / "scores.csv",
+            dtype=dict.fromkeys(_TEXT, str),
+            keep_default_na=False,
+            na_values=[""],
+            float_precision="round_trip",
         )
         table[list(_TEXT)] = table[list(_TEXT)].fillna("")
         for column in ("n_cells", "n_targets", "seen_members"):

@@ -18,8 +18,8 @@ __all__ = ["CEILING", "REPEAT", "ceilings"]
 
 REPEAT = "second experiment"
 CEILING = "true effects"
-# populations cost more than effects, and one halving of a few hundred cells tells enough
-N_HALVINGS_OF_CELLS = 1
+# populations cost more than effects
+N_HALVINGS_OF_CELLS = 3
 
 
 def ceilings(measure: Measure, truth: Truth) -> tuple[np.ndarray | float, np.ndarray | float]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["DIFFERENTIAL", "DifferentialTable"]
 
 CONTROL = "control"
+MIN_CLUSTERED = 3
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,20 @@ def _distances(truth: Truth, prediction: Prediction) -> float:
     defined = np.isfinite(true) & np.isfinite(predicted)
     if defined.sum() < 2:
         return np.nan
-    return float(metrics.effect_correlation(true[None, defined], predicted[None, defined]))
+    return float(metrics.edistance_correlation(true[defined], predicted[defined]))
+
+
+def _clustering(truth: Truth, prediction: Prediction) -> float:
+    true, predicted = truth.effects, prediction.populations[1]
+    defined = np.isfinite(true).all(axis=1) & np.isfinite(predicted).all(axis=1)
+    if defined.sum() < MIN_CLUSTERED:
+        return np.nan
+    try:
+        return float(metrics.clustering_agreement(true[defined], predicted[defined], seed=truth.seed))
+    except ValueError as error:
+        if "form clusters" not in str(error):
+            raise
+        return np.nan  # the observed effects are one cluster
 
 
 DIFFERENTIAL: tuple[Measure, ...] = (
@@ -171,6 +185,25 @@ DIFFERENTIAL: tuple[Measure, ...] = (
         reads="cells",
     ),
     Measure(
+        "de_pr_auc",
+        "PR AUC of DE genes",
+        "Area under the precision-recall curve of the false discovery rates of predicted cells, for the significant genes of "
+        "held-out cells; chance is their share.",
+        _per_condition(
+            lambda true, predicted: metrics.de_precision_recall_auc(true.fdr, predicted.fdr, per_perturbation=True)
+        ),
+        reads="cells",
+        chance=np.nan,
+    ),
+    Measure(
+        "de_roc_auc",
+        "ROC AUC of DE genes",
+        "Area under the ROC curve of the same.",
+        _per_condition(lambda true, predicted: metrics.de_roc_auc(true.fdr, predicted.fdr, per_perturbation=True)),
+        reads="cells",
+        chance=0.5,
+    ),
+    Measure(
         "de_spearman_significant",
         "rank correlation of DE numbers",
         "Spearman correlation over perturbations of the numbers of significant genes.",
@@ -186,5 +219,14 @@ DIFFERENTIAL: tuple[Measure, ...] = (
         level="all",
         reads="cells",
         reference="cells",
+    ),
+    Measure(
+        "clustering",
+        "agreement of clusters",
+        "Adjusted mutual information of clusterings of predicted and of observed mean effects, best over resolutions "
+        "(Louvain, where cell-eval has Leiden).",
+        _clustering,
+        level="all",
+        reads="cells",
     ),
 )

@@ -393,10 +393,6 @@ def _measures() -> list[Measure]:
     ]
 
 
-def _mse(true: np.ndarray, predicted: np.ndarray, **options: Any) -> Any:
-    return metrics.rmse(true, predicted, **options) ** 2
-
-
 def _cell_eval(error: Measure, retrieval: Measure) -> list[Measure]:
     """The scores of cell-eval on means of cells; what needs differential expression is in `differential`."""
 
@@ -422,7 +418,7 @@ def _cell_eval(error: Measure, retrieval: Measure) -> list[Measure]:
             )
             for name, title, score, noise in (
                 ("mae", "MAE", metrics.mae, "error"),
-                ("mse", "MSE", _mse, "squared error"),
+                ("mse", "MSE", metrics.mse, "squared error"),
             )
             for suffix, what in (("_means", "mean expression"), ("_delta", "mean expression minus controls"))
         ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["JudgedScreen", "Registration", "read_screen"]
 
+UNUSED = ""  # cells that a split leaves out, as nested splits do
 LABEL, BATCH, CONTEXT, STRATUM = "perturbation", "batch", "context", "stratum"
 
 
@@ -73,7 +75,7 @@ class JudgedScreen:
     contexts
         Context of each cell, empty text if there is none.
     part
-        ``train``, ``valid`` or ``test`` of each cell.
+        ``train``, ``valid`` or ``test`` of each cell, empty text for cells that the split does not use.
     batch_key
         ``"batch"`` where batches are known.
     scale
@@ -103,6 +105,15 @@ class JudgedScreen:
         """Which cells are controls."""
         return np.diff(self.dosage.indptr) == 0
 
+    @cached_property
+    def rank(self) -> np.ndarray:
+        """Rank of each cell by its name: draws in this order do not depend on how the cells are ordered."""
+        return np.argsort(np.argsort(self.adata.obs_names.to_numpy().astype(str), kind="stable"), kind="stable")
+
+    def by_name(self, rows: np.ndarray) -> np.ndarray:
+        """Positions sorted by the names of their cells."""
+        return rows[np.argsort(self.rank[rows], kind="stable")]
+
     @property
     def stratum_key(self) -> str | None:
         """Column of batches within contexts, None if there is neither."""
@@ -127,17 +138,18 @@ class JudgedScreen:
         dense = values.toarray() if hasattr(values, "toarray") else np.asarray(values)
         return dense.astype(np.float32, copy=False)[inverse]
 
+    @property
+    def visible(self) -> np.ndarray:
+        """Which cells a model may have seen."""
+        return (self.part == "train") | (self.part == "valid")
+
     def judged(self) -> np.ndarray:
         """Labels of perturbations with held-out cells, sorted."""
         return np.unique(self.labels[(self.part == "test") & ~self.is_control].astype(str))
 
-    def trained(self) -> set[str]:
-        """Labels with cells that a model may have seen."""
-        return set(self.labels[(self.part != "test") & ~self.is_control])
-
     def members_seen(self, labels: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Number of targets of each label, and how many of them occur in cells that a model may have seen."""
-        visible = self.dosage[self.part != "test"]
+        visible = self.dosage[self.visible]
         seen = np.asarray((visible > 0).sum(axis=0)).ravel() > 0
         queries = dosage_matrix(list(labels), self.names)
         return np.diff(queries.indptr), np.asarray((queries > 0) @ seen.astype(np.int64)).ravel()
@@ -152,7 +164,7 @@ class JudgedScreen:
             pairs = pd.Series(self.labels.astype(str))
         pairs = pairs.to_numpy()
         perturbed, test = ~self.is_control, self.part == "test"
-        both = sorted(set(pairs[perturbed & test]) & set(pairs[perturbed & ~test]))
+        both = sorted(set(pairs[perturbed & test]) & set(pairs[perturbed & self.visible]))
         if both:
             msg = (
                 f"adata: expected perturbations that judge and others that train, got {len(both)} that do both: "
@@ -191,8 +203,9 @@ def read_screen(adata: AnnData, registration: Registration, *, models: Sequence[
     if split_key not in adata.obs:
         msg = f"split_key: expected a column of adata.obs, got {split_key!r}. Make one with perturbia.tl.split."
         raise SplitError(msg)
-    part = adata.obs[split_key].astype(str).to_numpy()
-    unknown = sorted(set(part) - set(_keys.SPLIT_VALUES))
+    marks = adata.obs[split_key]
+    part = np.where(marks.isna(), UNUSED, marks.astype(str))
+    unknown = sorted(set(part) - {*_keys.SPLIT_VALUES, UNUSED})
     if unknown or "test" not in part or "train" not in part:
         msg = (
             f"split_key: expected cells marked 'train', 'test' and perhaps 'valid' in obs[{split_key!r}], got "

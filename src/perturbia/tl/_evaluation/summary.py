@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from perturbia.metrics import scale_to_baseline
 from perturbia.stats import bootstrap_mean, paired_comparison
 from perturbia.tl._evaluation.ceiling import CEILING, REPEAT
 from perturbia.tl._evaluation.strata import HALVES, STRATA
@@ -19,7 +20,7 @@ __all__ = ["GROUPINGS", "RANKED", "compare", "summarize"]
 
 RANKED = ("model", "baseline")
 GROUPINGS = ("stratum", "seen_members", "n_targets", "context")
-STATISTICS = ("value", "low", "high", "n", "n_undefined", "rank", "rescaled")
+STATISTICS = ("value", "low", "high", "n", "n_undefined", "rank", "rescaled", "normalized")
 NEGATIVES = ("Mean", "NoChange")
 
 
@@ -71,10 +72,15 @@ def summarize(
     ranked = roles[roles.isin(RANKED)].index
     for metric in metrics.index:
         column = frames["value"][metric]
-        frames["rank"].loc[ranked, metric] = column[ranked].rank(
-            ascending=not metrics.loc[metric, "higher_is_better"], method="min"
+        frames["rank"].loc[ranked, metric] = (
+            column[ranked]
+            .round(12)
+            .rank(  # sums in another order are no difference
+                ascending=not metrics.loc[metric, "higher_is_better"], method="min"
+            )
         )
-        frames["rescaled"][metric] = _rescaled(column)
+        frames["rescaled"][metric] = _scaled(column, best=_first(column, (CEILING, REPEAT)))
+        frames["normalized"][metric] = _scaled(column, best=metrics.loc[metric, "best"])
     out = pd.concat(frames, axis=1, names=["statistic", "metric"])
     out.index.name = "model"
     return out
@@ -85,13 +91,20 @@ def _wide(part: pd.DataFrame) -> pd.DataFrame:
     return part.pivot(index=["perturbation", "context"], columns=["model", "metric"], values="value")
 
 
-def _rescaled(values: pd.Series) -> pd.Series:
-    """0 at the mean baseline, 1 at what noise allows."""
-    negative = next((values[name] for name in NEGATIVES if np.isfinite(values.get(name, np.nan))), np.nan)
-    top = next((values[name] for name in (CEILING, REPEAT) if np.isfinite(values.get(name, np.nan))), np.nan)
-    if not np.isfinite(negative) or not np.isfinite(top) or top == negative:
+def _first(values: pd.Series, names: Sequence[str]) -> float:
+    """The first of these rows that has a value."""
+    return next((float(values[name]) for name in names if np.isfinite(values.get(name, np.nan))), np.nan)
+
+
+def _scaled(values: pd.Series, *, best: float) -> pd.Series:
+    """0 at the mean baseline, 1 at `best`; NaN where either is not known."""
+    negative = _first(values, NEGATIVES)
+    known = values[np.isfinite(values)]
+    if not np.isfinite(negative) or not np.isfinite(best) or best == negative:
         return pd.Series(np.nan, index=values.index)
-    return (values - negative) / (top - negative)
+    return pd.Series(scale_to_baseline(known.to_numpy(), baseline=negative, best=best), index=known.index).reindex(
+        values.index
+    )
 
 
 def groups_of(table: pd.DataFrame, by: str) -> list[Any]:

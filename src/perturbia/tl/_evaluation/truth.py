@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -151,7 +152,7 @@ class Truth:
         from sklearn.decomposition import PCA
 
         rng = np.random.default_rng(self.seed)
-        rows = rng.permutation(np.flatnonzero(self.screen.part == "train"))[:N_FIT]
+        rows = rng.permutation(self.screen.by_name(np.flatnonzero(self.screen.part == "train")))[:N_FIT]
         dense = self.screen.cells(rows)
         n_components = min(N_COMPONENTS, dense.shape[0] - 1, dense.shape[1])
         pca = PCA(n_components=n_components, svd_solver="covariance_eigh").fit(dense)
@@ -165,7 +166,7 @@ class Truth:
         found = []
         for name, context in zip(self.perturbations, self.contexts, strict=True):
             rows = self.test[(labels == name) & (contexts == context)]
-            found.append(rng.permutation(rows)[:MAX_CELLS])
+            found.append(rng.permutation(self.screen.by_name(rows))[:MAX_CELLS])
         return found
 
     @cached_property
@@ -186,12 +187,12 @@ class Truth:
     def control_rows(self, *, held_out: bool, context: str | None = None, limit: int = MAX_CELLS) -> np.ndarray:
         """Positions of at most `limit` control cells that judge, or that models may have seen."""
         screen = self.screen
-        chosen = screen.is_control & ((screen.part == "test") == held_out)
+        chosen = screen.is_control & ((screen.part == "test") if held_out else screen.visible)
         if context is not None:
             chosen &= screen.contexts == context
         if not chosen.any() and held_out:
             return self.control_rows(held_out=False, context=context, limit=limit)
-        rows = np.flatnonzero(chosen)
+        rows = screen.by_name(np.flatnonzero(chosen))
         return np.random.default_rng(self.seed + 1).permutation(rows)[:limit]
 
     @cached_property
@@ -256,7 +257,7 @@ def measure_truth(
     ControlError
         If a context has no control cells at all.
     """
-    held_out = np.flatnonzero(screen.part == "test") if not every_cell else np.arange(len(screen.part))
+    held_out = np.flatnonzero((screen.part == "test") | (screen.visible & every_cell))
     conditions, left_out = _conditions(screen, held_out, perturbations, min_cells)
     judges = _with_controls(screen, held_out)
     repeats: tuple[Halving, ...] = ()
@@ -265,10 +266,15 @@ def measure_truth(
         errors, halves = np.zeros_like(values), (values, values)
     else:
         values, errors = _measured(screen, judges, conditions)
-        first = half_split(_strata(screen, judges), seed=seed)
-        halves = tuple(_measured(screen, judges[part], conditions)[0] for part in (first, ~first))  # type: ignore[assignment]
+        halves = tuple(_measured(screen, half, conditions)[0] for half in _halves(screen, judges, seed))  # type: ignore[assignment]
         seeds = np.random.SeedSequence(seed).generate_state(n_repeats)
         repeats = tuple(_halve(screen, judges, conditions, int(one)) for one in seeds)
+    if left_out:
+        warnings.warn(
+            f"adata: {len(left_out)} perturbations have fewer than {min_cells} held-out cells; they are listed with NaN.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
     n_targets, seen = screen.members_seen(conditions["perturbation"].tolist())
     conditions["n_targets"], conditions["seen_members"] = n_targets, seen
     seen_effects = _training_effects(screen)
@@ -291,17 +297,20 @@ def measure_truth(
     return truth
 
 
+def _halves(screen: JudgedScreen, rows: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Random halves of cells within each perturbation, batch and context."""
+    rows = screen.by_name(rows)
+    first = half_split(_strata(screen, rows), seed=seed)
+    return np.sort(rows[first]), np.sort(rows[~first])
+
+
 def _halve(screen: JudgedScreen, judges: np.ndarray, conditions: pd.DataFrame, seed: int) -> Halving:
-    first = half_split(_strata(screen, judges), seed=seed)
-    halves = judges[first], judges[~first]
-    quarters = []
-    for half in halves:
-        part = half_split(_strata(screen, half), seed=seed + 1)
-        quarters += [half[part], half[~part]]
+    halves = _halves(screen, judges, seed)
+    quarters = [*_halves(screen, halves[0], seed + 1), _halves(screen, halves[1], seed + 1)[0]]
     return Halving(
         rows=halves,
         effects=tuple(_measured(screen, half, conditions)[0] for half in halves),  # type: ignore[arg-type]
-        quarters=tuple(_measured(screen, quarter, conditions)[0] for quarter in quarters[:3]),  # type: ignore[arg-type]
+        quarters=tuple(_measured(screen, quarter, conditions)[0] for quarter in quarters),  # type: ignore[arg-type]
     )
 
 

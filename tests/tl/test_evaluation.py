@@ -1,0 +1,486 @@
+"""Judging: known answers first, then what must not matter, then what must be refused."""
+
+from __future__ import annotations
+
+import warnings
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import sparse
+
+import perturbia as pb
+from perturbia.errors import FeatureMismatch, LabelError, LeakageError, ScaleError, SplitError, UnsupportedQuery
+from perturbia.tl._evaluation.measures import MEASURES
+from perturbia.tl._evaluation.protocols import PROTOCOLS
+
+BASELINES = ["NoChange", "Mean", "Additive", "MatchingMean", "Ridge"]
+ON_EFFECTS = [name for name, measure in MEASURES.items() if measure.reads == "effects" and "interaction" not in name]
+EXACT_ONLY = {"top20", "top20_all"}
+
+
+def make_screen(**changes) -> ad.AnnData:
+    options = {
+        "n_perturbations": 8,
+        "n_combinations": 10,
+        "n_genes": 40,
+        "n_latent": 3,
+        "cells_per_perturbation": 40,
+        "n_controls": 200,
+        "n_batches": 2,
+        **changes,
+    }
+    adata = pb.datasets.simulate_screen(**options)
+    pb.tl.split(adata, axis="combination", fraction=0.4)
+    return adata
+
+
+@pytest.fixture(scope="module")
+def screen() -> ad.AnnData:
+    """Doubles held out; tests must leave it as it is."""
+    return make_screen()
+
+
+@pytest.fixture(scope="module")
+def result(screen) -> pb.tl.EvaluationResult:
+    return pb.tl.evaluate(fit("LowRank", screen), screen, baselines=BASELINES)
+
+
+def fit(name: str, adata: ad.AnnData, **setup) -> object:
+    model_class = getattr(pb.model, name)
+    setup.setdefault("perturbation_key", "perturbation")
+    model_class.setup_anndata(adata, **setup)
+    model = model_class(adata)
+    model.train()
+    return model
+
+
+def judge(adata: ad.AnnData, prediction: object, **options) -> pb.tl.EvaluationResult:
+    options = {"baselines": None, "batch_key": "batch", **options}
+    return pb.tl.evaluate(prediction, adata, **options)
+
+
+def observed_effects(adata: ad.AnnData) -> pd.DataFrame:
+    """The truth itself, as a prediction."""
+    observed = judge(adata, pd.DataFrame(0.0, index=labels_of(adata), columns=adata.var_names)).observed
+    return observed.to_df()
+
+
+def labels_of(adata: ad.AnnData) -> list[str]:
+    labels = adata.obs.loc[adata.obs["pb_split"] == "test", "perturbation"].astype(str)
+    return sorted(set(labels) - {"control"})
+
+
+# known answers -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [name for name in ON_EFFECTS if name not in EXACT_ONLY])
+def test_the_truth_itself_scores_best(screen, name):
+    value = judge(screen, observed_effects(screen), protocol=[name]).summary()["value"].loc["prediction", name]
+    assert value == pytest.approx(MEASURES[name].best, abs=1e-6)
+
+
+def test_known_truth_is_the_truth(screen):
+    known = screen.uns["truth"]["ate"]
+    found = judge(screen, known, truth=known, protocol=["core"]).summary()["value"]
+    for name in ON_EFFECTS:
+        if name in found:
+            assert found.loc["prediction", name] == pytest.approx(MEASURES[name].best, abs=1e-6), name
+            assert found.loc["true effects", name] == MEASURES[name].best
+
+
+def test_shuffled_labels_are_found_by_chance(screen):
+    truth = observed_effects(screen)
+    values = []
+    for shift in range(len(truth)):  # over all cyclic shifts every effect meets every label once: chance, exactly
+        shuffled = pd.DataFrame(np.roll(truth.to_numpy(), shift, axis=0), index=truth.index, columns=truth.columns)
+        scores = judge(screen, shuffled, protocol=["retrieval_cosine", "retrieval_l1", "rmse_rank"]).summary()["value"]
+        values.append(scores.loc["prediction"])
+    assert (values[0] == 1).all()
+    np.testing.assert_allclose(np.mean(values, axis=0), 0.5, atol=1e-9)
+
+
+def test_a_constant_prediction_is_found_by_chance_exactly(screen, result):
+    constant = pd.DataFrame(
+        np.tile(np.linspace(-1, 1, screen.n_vars), (len(labels_of(screen)), 1)),
+        index=labels_of(screen),
+        columns=screen.var_names,
+    )
+    found = judge(screen, constant, protocol=["retrieval_cosine", "retrieval_l1", "cosine_rank"]).summary()["value"]
+    assert found.loc["prediction"].tolist() == pytest.approx([0.5, 0.5, 0.5])
+    assert result.summary()["value"].loc[["Mean", "NoChange"], "retrieval_cosine"].tolist() == pytest.approx([0.5, 0.5])
+
+
+def test_the_mean_baseline_has_nothing_specific(result):
+    assert (result.values("correlation_systema")["Mean"] == 0).all()
+
+
+def test_half_the_sum_has_the_same_direction_and_another_size(result):
+    found = result.summary()["value"].loc[["Additive", "MatchingMean"]]
+    assert found["correlation"].diff().iloc[-1] == pytest.approx(0, abs=1e-6)
+    assert found["cosine"].diff().iloc[-1] == pytest.approx(0, abs=1e-6)
+    assert abs(found["r2"].diff().iloc[-1]) > 0.02
+    assert abs(found["rmse"].diff().iloc[-1]) > 0.02
+
+
+def test_additive_predictions_have_no_interaction(result):
+    found = result.summary()["value"]
+    assert found.loc["Additive", "interaction_r"] == 0
+    assert found.loc["Additive", "interaction_r2"] == pytest.approx(0, abs=1e-6)
+    assert found.loc["Ridge", "interaction_r"] == 0
+    assert found.loc["MatchingMean", "interaction_r"] != 0
+
+
+def test_scores_are_those_of_the_metrics(screen, result):
+    true, predicted = result.observed.X, result.effects["LowRank"].X
+    found = result.summary()["value"].loc["LowRank"]
+    assert found["correlation_all"] == pytest.approx(pb.metrics.effect_correlation(true, predicted))
+    assert found["r2_all"] == pytest.approx(pb.metrics.effect_r2(true, predicted))
+    each = pb.metrics.effect_correlation(true, predicted, per_perturbation=True)
+    np.testing.assert_allclose(result.values("correlation")["LowRank"], each)
+    stated = fit("LowRank", screen).estimate_ate(list(result.observed.obs_names)).X
+    np.testing.assert_allclose(predicted, stated)
+
+
+def test_truth_is_measured_on_held_out_cells_alone(screen):
+    test = np.flatnonzero((screen.obs["pb_split"] == "test").to_numpy())
+    direct = pb.tl.effects(screen, layer="counts", batch_key="batch", cells=test)
+    found = judge(screen, observed_effects(screen))
+    np.testing.assert_allclose(found.observed.X, direct[found.observed.obs_names].X, atol=1e-6)
+    assert not found.info["controls_shared"]
+    changed = screen.copy()
+    changed.X = changed.X.copy()
+    train = np.flatnonzero((screen.obs["pb_split"] == "train").to_numpy())
+    changed.X[train[:200]] = changed.X[train[:200]] * 3
+    np.testing.assert_array_equal(judge(changed, observed_effects(changed)).observed.X, found.observed.X)
+
+
+def test_ceiling_is_what_true_effects_score():
+    adata = make_screen(
+        n_genes=120, n_perturbations=10, n_combinations=20, cells_per_perturbation=30, n_controls=2000, n_batches=1
+    )
+    found = judge(adata, adata.uns["truth"]["ate"], protocol=["core"], batch_key=None).summary()["value"]
+    for name, tolerance in (("correlation_all", 0.02), ("r2_all", 0.04), ("correlation", 0.03), ("rmse", 0.02)):
+        assert found.loc["true effects", name] == pytest.approx(found.loc["prediction", name], abs=tolerance), name
+    assert found.loc["second experiment", "correlation_all"] < found.loc["true effects", "correlation_all"]
+
+
+def test_populations_of_the_same_distribution_have_no_distance(screen):
+    held_out = screen[(screen.obs["pb_split"] == "test").to_numpy()].copy()
+    held_out.obs["pb_perturbation"] = held_out.obs["perturbation"].astype(str)
+    kind = {"prediction_kind": "cells", "prediction_scale": "counts"}
+    same = judge(screen, held_out, protocol=["edistance"], **kind).summary()["value"]
+    baselines = judge(screen, held_out, protocol=["edistance"], baselines=["NoChange"], **kind).summary()["value"]
+    assert abs(same.loc["prediction", "edistance"]) < 0.1 * baselines.loc["NoChange", "edistance"]
+
+
+def test_predicted_means_and_cells_say_the_same(screen):
+    rng = np.random.default_rng(0)
+    names = labels_of(screen)
+    cells = ad.AnnData(
+        rng.random((10 * len(names), screen.n_vars), dtype=np.float32),
+        obs=pd.DataFrame({"pb_perturbation": np.repeat(names, 10)}, index=[str(i) for i in range(10 * len(names))]),
+        var=pd.DataFrame(index=screen.var_names),
+    )
+    means = ad.AnnData(
+        cells.X.reshape(len(names), 10, -1).mean(1),
+        obs=pd.DataFrame(index=names),
+        var=pd.DataFrame(index=screen.var_names),
+    )
+    scale = {"prediction_scale": "log1p_cp10k"}
+    one = judge(screen, cells, prediction_kind="cells", **scale).effects["prediction"].X
+    other = judge(screen, means[::-1].copy(), prediction_kind="means", **scale).effects["prediction"].X
+    np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_every_protocol_judges_every_method(screen, protocol):
+    found = pb.tl.evaluate(fit("Ridge", screen), screen, protocol=protocol, baselines=["NoChange", "Mean"])
+    table = found.summary()["value"]
+    assert list(table.columns) == list(PROTOCOLS[protocol].measures)
+    undefined = {"iwelbo", "clustering"}  # no likelihood; too few effects to form clusters
+    assert table.loc["Ridge"].drop(undefined, errors="ignore").notna().all()
+    assert found.info["truth"] == ("every cell" if protocol == "sams-vae" else "held-out cells")
+
+
+# what must not matter ------------------------------------------------------------------------------------------------
+
+
+def test_order_of_cells_genes_and_labels_does_not_matter(screen, result):
+    rng = np.random.default_rng(1)
+    moved = screen[rng.permutation(screen.n_obs), rng.permutation(screen.n_vars)].copy()
+    moved.obs["perturbation"] = moved.obs["perturbation"].cat.reorder_categories(
+        rng.permutation(moved.obs["perturbation"].cat.categories)
+    )
+    found = pb.tl.evaluate(fit("LowRank", moved), moved, baselines=BASELINES)
+    pd.testing.assert_frame_equal(found.summary()["value"], result.summary()["value"], atol=2e-3)
+    np.testing.assert_allclose(
+        found.summary()["value"]["correlation"], result.summary()["value"]["correlation"], atol=1e-5
+    )
+
+
+def test_dense_and_sparse_data_agree(screen, result):
+    other = screen.copy()
+    other.X = sparse.csr_matrix(screen.X) if not sparse.issparse(screen.X) else screen.X.toarray()
+    found = pb.tl.evaluate(fit("LowRank", other), other, baselines=BASELINES)
+    np.testing.assert_allclose(found.summary()["value"], result.summary()["value"], atol=1e-4)
+
+
+def test_same_seed_same_result(screen, result):
+    again = pb.tl.evaluate(fit("LowRank", screen), screen, baselines=BASELINES)
+    pd.testing.assert_frame_equal(again.table, result.table)
+
+
+def test_measures_do_not_depend_on_one_another(screen, result):
+    alone = pb.tl.evaluate(fit("LowRank", screen), screen, baselines=["Mean"], protocol=["rmse", "retrieval_l1"])
+    both = alone.summary()["value"]
+    pd.testing.assert_frame_equal(
+        both.loc[["LowRank", "Mean"]], result.summary()["value"].loc[["LowRank", "Mean"], both.columns]
+    )
+
+
+def test_data_are_not_written_to(screen):
+    model = fit("Ridge", screen)
+    before = (
+        list(screen.obs),
+        list(screen.obsm),
+        list(screen.uns),
+        list(screen.layers),
+        screen.obs.copy(),
+        screen.X.copy(),
+    )
+    pb.tl.evaluate(model, screen)
+    assert before[:4] == (list(screen.obs), list(screen.obsm), list(screen.uns), list(screen.layers))
+    pd.testing.assert_frame_equal(before[4], screen.obs)
+    assert abs(before[5] - screen.X).sum() == 0
+
+
+# the result ----------------------------------------------------------------------------------------------------------
+
+
+def test_table_is_long_and_complete(screen, result):
+    names = labels_of(screen)
+    one = result.table.query("model == 'Ridge' and metric == 'correlation'")
+    assert one["perturbation"].tolist() == names
+    assert (one["n_targets"] == 2).all()
+    assert (one["seen_members"] == 2).all()
+    assert one["role"].eq("baseline").all()
+    assert one["axis"].eq("combination").all()
+    assert set(one["stratum"]) <= {"weakest", "weak", "strong", "strongest", "weaker", "stronger"}
+    strongest = one.sort_values("strength")["stratum"].iloc[-1]
+    assert strongest in {"strongest", "stronger"}
+    assert len(result.table.query("model == 'Ridge' and metric == 'r2_all'")) == 1
+
+
+def test_summary_ranks_and_rescales(result):
+    summary = result.summary()
+    value, rank = summary["value"], summary["rank"]
+    ranked = result.names("model", "baseline")
+    assert rank.loc[ranked, "rmse"].idxmin() == value.loc[ranked, "rmse"].idxmin()
+    assert rank.loc[ranked, "r2"].idxmin() == value.loc[ranked, "r2"].idxmax()
+    assert rank.loc[["second experiment", "true effects"]].isna().all(axis=None)
+    rescaled = summary["rescaled"]
+    assert rescaled.loc["Mean", "rmse"] == 0
+    assert rescaled.loc["true effects", "rmse"] == 1
+    inside = summary["low"].le(value) & summary["high"].ge(value)
+    assert inside.loc[ranked, ["correlation", "r2", "rmse", "correlation_all", "r2_all"]].all(axis=None)
+    means = result.values("r2")["Ridge"].mean()
+    assert value.loc["Ridge", "r2"] == pytest.approx(means)
+
+
+def test_groups_are_summarised_apart(result):
+    groups = result.summary(by="stratum", metrics=["correlation", "correlation_all"])
+    assert "correlation_all" not in groups["value"]
+    sizes = groups["n"]["correlation"].xs("Ridge", level="model")
+    assert sizes.sum() == result.summary()["n"].loc["Ridge", "correlation"]
+    with pytest.raises(ValueError, match="by: expected one of"):
+        result.summary(by="strata")
+
+
+def test_comparison_is_paired(result):
+    found = result.compare("Ridge", "NoChange", metrics=["rmse", "correlation", "r2_all"])
+    values = result.values("rmse")
+    assert found.loc["rmse", "difference"] == pytest.approx((values["Ridge"] - values["NoChange"]).mean())
+    assert found.loc["rmse", "difference"] < 0
+    assert found.loc["rmse", "share_better"] == (values["Ridge"] < values["NoChange"]).mean()
+    assert found.loc["rmse", "low"] <= found.loc["rmse", "difference"] <= found.loc["rmse", "high"]
+    assert np.isnan(found.loc["r2_all", "p_value"])
+    against_best = result.compare()
+    best = result.summary()["value"].loc[BASELINES, "rmse"].idxmin()
+    assert against_best.loc["rmse", "other"] == best
+
+
+def test_unknown_names_are_refused(result):
+    with pytest.raises(ValueError, match=r"nearest: correlation"):
+        result.summary(metrics=["corelation"])
+    with pytest.raises(ValueError, match="model: expected one of"):
+        result.compare("nobody")
+    with pytest.raises(ValueError, match="metrics: expected measures"):
+        result.values("nothing")
+
+
+def test_result_survives_the_disk(result, tmp_path):
+    result.save(tmp_path / "evaluation")
+    back = pb.tl.EvaluationResult.load(tmp_path / "evaluation")
+    pd.testing.assert_frame_equal(back.table, result.table)
+    pd.testing.assert_frame_equal(back.summary(), result.summary())
+    assert back.info == result.info
+    np.testing.assert_array_equal(back.effects["Ridge"].X, result.effects["Ridge"].X)
+    np.testing.assert_array_equal(back.observed.layers["se"], result.observed.layers["se"])
+    with pytest.raises(FileNotFoundError, match="folder: expected the result"):
+        pb.tl.EvaluationResult.load(tmp_path / "nowhere")
+
+
+def test_result_shows_itself(result):
+    text, page = repr(result), result._repr_html_()
+    for name in ("LowRank", "Additive", "true effects", "protocol 'core'"):
+        assert name in text
+        assert name.replace("'", "&#x27;") in page
+    assert "<b>" in page
+    assert "Not applicable" not in text
+
+
+def test_baselines_that_can_not_answer_are_named(screen):
+    found = pb.tl.evaluate(fit("Ridge", screen), screen, baselines=["Empirical", "Mean"])
+    assert list(found.info["left_out"]) == ["Empirical"]
+    assert "Not applicable: Empirical" in repr(found)
+    assert found.names() == ["Ridge", "Mean", "second experiment", "true effects"]
+
+
+def test_few_cells_are_listed_with_nan(screen):
+    few = screen.copy()
+    name = labels_of(few)[0]
+    rows = np.flatnonzero(few.obs["perturbation"].astype(str) == name)
+    few = few[np.setdiff1d(np.arange(few.n_obs), rows[1:])].copy()
+    with pytest.warns(RuntimeWarning, match="fewer than 8 held-out cells"):
+        found = judge(few, pd.DataFrame(0.0, index=labels_of(few), columns=few.var_names))
+    assert found.info["too_few_cells"] == {name: 1}
+    row = found.table.query("perturbation == @name and metric == 'correlation'")
+    assert row["value"].isna().all()
+    assert found.summary()["n_undefined"].loc["prediction", "correlation"] == 1
+    assert "not judged" in repr(found)
+
+
+# contexts ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def contexts() -> ad.AnnData:
+    """Two cell lines; in the second, perturbed cells judge."""
+    adata = make_screen(n_combinations=0 + 1, n_batches=2)
+    adata.obs["line"] = pd.Categorical(
+        np.where(adata.obs["batch"].astype(str) == adata.obs["batch"].astype(str).iloc[0], "A", "B")
+    )
+    rng = np.random.default_rng(0)
+    second = (adata.obs["line"] == "B").to_numpy()
+    control = (adata.obs["perturbation"] == "control").to_numpy()
+    judges = second & (~control | (rng.random(adata.n_obs) < 0.5))
+    adata.obs["pb_split"] = pd.Categorical(np.where(judges, "test", "train"))
+    adata.uns["pb_split"] = {"axis": "context"}
+    return adata
+
+
+def test_contexts_are_judged_against_their_own_controls(contexts):
+    zero = pd.DataFrame(0.0, index=labels_of(contexts), columns=contexts.var_names)
+    found = judge(
+        contexts, zero, batch_key=None, context_key="line", protocol=["correlation", "rmse", "discrimination_l1"]
+    )
+    assert set(found.table.loc[found.table["perturbation"] != "", "context"]) == {"B"}
+    test = np.flatnonzero((contexts.obs["pb_split"] == "test").to_numpy())
+    direct = pb.tl.effects(contexts, layer="counts", cells=test)
+    np.testing.assert_allclose(found.observed.X, direct.X, atol=1e-6)
+    assert found.observed.obs_names.str.endswith(" in B").all()
+    with pytest.raises(LeakageError, match="got 9 that do both"):
+        judge(contexts, zero, batch_key=None)
+
+
+# what must be refused ------------------------------------------------------------------------------------------------
+
+
+def test_leakage_is_an_error(screen):
+    leaky = screen.copy()
+    rows = np.flatnonzero(leaky.obs["perturbation"].astype(str) == labels_of(leaky)[0])
+    part = leaky.obs["pb_split"].astype(str).to_numpy()
+    part[rows[:3]] = "train"
+    leaky.obs["pb_split"] = pd.Categorical(part)
+    zero = pd.DataFrame(0.0, index=labels_of(screen), columns=screen.var_names)
+    with pytest.raises(LeakageError, match=labels_of(screen)[0].replace("+", r"\+")):
+        judge(leaky, zero)
+    assert judge(leaky, zero, allow_seen=True).names("model") == ["prediction"]
+
+
+def test_a_model_that_saw_the_test_cells_is_refused(screen):
+    cheat = pb.model.Empirical
+    cheat.setup_anndata(screen, perturbation_key="perturbation")
+    model = cheat(screen)
+    model.train(split_key=None)
+    with pytest.raises(LeakageError, match="expected Empirical to be trained without the held-out cells"):
+        pb.tl.evaluate(model, screen)
+
+
+def test_random_splits_say_what_they_test(screen):
+    adata = screen.copy()
+    pb.tl.split(adata, axis="random", fraction=0.5)
+    found = pb.tl.evaluate(fit("Empirical", adata), adata, baselines=["Mean"])
+    assert "not generalisation" in repr(found)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "match"),
+    [
+        (lambda p: p.iloc[1:], LabelError, "expected a row of prediction for every judged perturbation"),
+        (lambda p: p.iloc[:, 1:], FeatureMismatch, "expected every gene of adata"),
+        (lambda p: p.assign(**{p.columns[0]: np.nan}), ValueError, "expected finite predictions"),
+        (lambda p: pd.concat([p, p.iloc[:1]]), LabelError, "with some twice"),
+        (lambda p: p.to_numpy(), TypeError, "expected a trained model, AnnData or a table"),
+        (ad.AnnData, ScaleError, "expected an AnnData that says what it holds"),
+    ],
+)
+def test_bad_predictions_are_refused(screen, change, error, match):
+    good = pd.DataFrame(0.0, index=labels_of(screen), columns=screen.var_names)
+    with pytest.raises(error, match=match):
+        judge(screen, change(good))
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "match"),
+    [
+        ({"protocol": "coer"}, ValueError, "protocol: expected 'core'"),
+        ({"protocol": ["core", "sams-vae"]}, ValueError, "agree on the cells that judge"),
+        ({"protocol": []}, ValueError, "an empty list"),
+        ({"split_key": "nowhere"}, SplitError, "split_key: expected a column"),
+        ({"batch_key": "nowhere"}, LabelError, "batch_key: expected a complete column"),
+        ({"perturbations": ["P01"]}, LabelError, "expected perturbations with held-out cells"),
+        ({"min_cells": 10_000}, SplitError, "min_cells: expected perturbations"),
+        ({"min_cells": 0}, ValueError, "min_cells"),
+        ({"confidence": 1.5}, ValueError, "confidence"),
+        ({"baselines": ["Meen"]}, ValueError, "baselines: expected names among"),
+        ({"prediction_kind": "effects", "prediction_scale": "zscore"}, None, ""),
+    ],
+)
+def test_bad_arguments_are_refused(screen, options, error, match):
+    good = pd.DataFrame(0.0, index=labels_of(screen), columns=screen.var_names)
+    if error is None:
+        assert judge(screen, good, **options).names("model") == ["prediction"]  # a table of effects needs no scale
+        return
+    with pytest.raises(error, match=match):
+        judge(screen, good, **options)
+
+
+def test_wrong_scale_is_refused(screen):
+    cells = screen[:50].copy()
+    cells.obs["pb_perturbation"] = labels_of(screen)[0]
+    with pytest.raises(ScaleError, match="expected 'log1p_cp10k'"):
+        judge(screen, cells, prediction_kind="cells", prediction_scale="zscore")
+
+
+def test_a_model_that_can_not_answer_says_so(screen):
+    with pytest.raises(UnsupportedQuery):
+        pb.tl.evaluate(fit("Empirical", screen), screen)
+
+
+def test_no_warning_of_our_own(screen):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        pb.tl.evaluate(fit("Ridge", screen), screen, baselines=BASELINES).summary()
