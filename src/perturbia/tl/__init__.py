@@ -7,8 +7,12 @@ import lazy_loader as _lazy
 __getattr__, __dir__, __all__ = _lazy.attach(
     __name__,
     submod_attrs={
+        "calibration_curves": ["Calibration", "calibration"],
         "evaluation": ["evaluate"],
         "evaluation_result": ["EvaluationResult"],
+        "energy_distances": ["edistance"],
+        "energy_testing": ["etest"],
+        "learning_curves": ["learning_curve"],
         "mechanism_tree": ["clade_of", "mechanisms"],
         "observed_effects": ["effects"],
         "predictive_checks": ["PredictiveCheck", "posterior_predictive_check"],
