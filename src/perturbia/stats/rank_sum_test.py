@@ -156,7 +156,7 @@ def rank_sum(
         fdr=false_discovery_control(p_value, axis=1),
         log2_fold_change=ratio,
         count=count[others],
-        reference=groups[control],
+        reference=reference,
         n_reference=int(count[control]),
     )
 
