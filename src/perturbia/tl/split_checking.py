@@ -82,15 +82,22 @@ def check_split(
     Traceback (most recent call last):
     perturbia.errors.SplitError: key: expected cells marked 'test' in obs['pb_split'], got only ['train', 'valid'].
     """
-    part = _read_part(adata, key)
-    made = adata.uns.get(key, {})
-    made = made if hasattr(made, "keys") else {}
+    part = read_part(adata, key)
+    made = _made(adata, key)
     axis = axis if axis is not None else made.get("axis")
     if axis not in AXES:
         got = "none, and uns holds none" if axis is None else repr(axis)
         msg = f"axis: expected one of {', '.join(map(repr, AXES))}, got {got}. Name what the split holds out."
         raise SplitError(msg)
-    where = _where(made, perturbation_key, control, sep, context_key, dose_key)
+    where = labels_of_split(
+        adata,
+        key,
+        perturbation_key=perturbation_key,
+        control=control,
+        sep=sep,
+        context_key=context_key,
+        dose_key=dose_key,
+    )
     if axis == "context" and "context_key" not in where:
         msg = "context_key: expected a column of adata.obs for axis='context', got None. Name the column of contexts."
         raise SplitError(msg)
@@ -142,9 +149,8 @@ def seen_members(
     >>> pb.tl.seen_members(adata)[["n_targets", "seen_members", "seen_alone"]].loc["P02+P03"].tolist()
     [2, 1, 1]
     """
-    part = _read_part(adata, key)
-    made = adata.uns.get(key, {})
-    where = _where(made if hasattr(made, "keys") else {}, perturbation_key, control, sep, None, dose_key)
+    part = read_part(adata, key)
+    where = labels_of_split(adata, key, perturbation_key=perturbation_key, control=control, sep=sep, dose_key=dose_key)
     where.pop("context_key", None)
     cells = read_cells(adata, **where)
     perturbed = ~cells.is_control
@@ -174,7 +180,7 @@ def seen_members(
     return table.astype(np.int64).sort_index()
 
 
-def _read_part(adata: AnnData, key: str) -> np.ndarray:
+def read_part(adata: AnnData, key: str) -> np.ndarray:
     """Codes of the split, -1 for cells that it does not use."""
     if key not in adata.obs:
         msg = f"key: expected a column of adata.obs, got {key!r}. Make it with perturbia.tl.split."
@@ -195,25 +201,23 @@ def _read_part(adata: AnnData, key: str) -> np.ndarray:
     return part
 
 
-def _where(
-    made: Any,
-    perturbation_key: str | None,
-    control: str | Sequence[str] | None,
-    sep: str | None,
-    context_key: str | None,
-    dose_key: str | None,
-) -> dict[str, Any]:
+def labels_of_split(adata: AnnData, key: str, **given: str | Sequence[str] | None) -> dict[str, Any]:
     """Where labels are: as given, as the split wrote it, or as it does by default."""
     where: dict[str, Any] = {"perturbation_key": "perturbation", "control": "control", "sep": "+"}
+    made = _made(adata, key)
     where |= {name: made[name] for name in (*where, "context_key", "dose_key") if name in made}
     if not isinstance(where["control"], str):
         where["control"] = [str(one) for one in where["control"]]
-    given = {"perturbation_key": perturbation_key, "control": control, "sep": sep}
-    given |= {"context_key": context_key, "dose_key": dose_key}
     return where | {name: value for name, value in given.items() if value is not None}
 
 
-def _require_unchanged(adata: AnnData, part: np.ndarray, made: Any, key: str) -> None:
+def _made(adata: AnnData, key: str) -> dict[str, Any]:
+    """What the split wrote about itself, empty if it comes from elsewhere."""
+    made = adata.uns.get(key, {})
+    return dict(made) if hasattr(made, "keys") else {}
+
+
+def _require_unchanged(adata: AnnData, part: np.ndarray, made: dict[str, Any], key: str) -> None:
     guarantee = made.get("guarantee", {})
     if "digest" not in guarantee:
         return
