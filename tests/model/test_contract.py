@@ -153,6 +153,21 @@ def test_results_survive_files(model: PerturbationModel, tmp_path: Path, form: s
     assert_same(model.decode(latent), every_result(model)["decode"])
 
 
+def test_samples_are_cells(model: PerturbationModel) -> None:
+    one, same, other = (model.sample(SEEN, 7, seed=seed) for seed in (1, 1, 2))
+    assert one.shape == (7, 25)
+    assert one.X.dtype == np.float32
+    assert np.isfinite(one.X).all()
+    assert (one.X >= 0).all()
+    assert one.obs_names.is_unique
+    assert one.obs["pb_perturbation"].unique().tolist() == [SEEN]
+    assert list(one.var_names) == list(model.adata.var_names)
+    assert one.uns["perturbia"]["kind"] == "readout"
+    assert one.uns["perturbia"]["ur_id"] == model.ur_id
+    np.testing.assert_array_equal(one.X, same.X)
+    assert not np.array_equal(one.X, other.X)
+
+
 # what must agree -------------------------------------------------------------------------------------------------
 
 

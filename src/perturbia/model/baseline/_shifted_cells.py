@@ -47,7 +47,8 @@ class ShiftedCells(PerturbationModel):
         Cells are drawn with replacement, so their spread and the correlation of their features are those of measured
         cells; nothing is added for noise. With registered batches they come from each in the shares that the effect
         was measured with: where the training cells of the query are, or, if it has none, where those of its members
-        are. All baselines draw the same cells for the same query and seed, and so differ in their effects alone.
+        are. Baselines draw the same cells for the same query and seed, and so differ in their effects alone
+        (:class:`ContextMean` draws from contexts instead).
 
         Parameters
         ----------

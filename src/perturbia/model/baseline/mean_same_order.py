@@ -20,8 +20,8 @@ class MeanSameOrder(ClosedFormModel):
 
     .. math:: \hat\delta(d) = \frac{1}{|S_m|} \sum_{k \in S_m} \delta_k, \qquad S_m = \{k : |k| = m\}
 
-    Singles are predicted by singles and doubles by doubles, whose effects are longer; where :class:`Mean` would mix the
-    two. If training has none of that order, the nearest order stands in, of two the lower. Perturbations of an order
+    Singles are predicted by singles and doubles by doubles, whose effects are usually longer, where :class:`Mean` mixes
+    the two. If training has none of that order, the nearest order stands in, of two the lower. Perturbations of an order
     count alike, whatever their doses and numbers of cells. Answers every query. Standard errors are those of the mean,
     and say nothing of how perturbations differ.
 
