@@ -279,55 +279,88 @@ def _score(
     """The long table."""
     from rich.progress import track
 
-    parts = []
+    scores: list[tuple[str, str, Measure, Any, tuple[float, float]]] = []
+    nothing = (np.nan, np.nan)
     for prediction in track(predictions, "Scores", disable=not progress, transient=True):
         for measure in measures:
-            part = _rows(prediction.name, prediction.role, measure, measure.score(judged, prediction), judged)
+            interval = nothing
             if measure.flattened:
-                part["low"], part["high"] = flattened_interval(
+                interval = flattened_interval(
                     moments_of(judged.effects, prediction.effects),
                     kind=measure.flattened,
                     n_resamples=n_resamples,
                     confidence=confidence,
                     seed=seed,
                 )
-            parts.append(part)
+            value = measure.score(judged, prediction)
+            scores.append((prediction.name, prediction.role, measure, value, interval))
     for measure in track(measures, "Ceilings", disable=not progress, transient=True):
         repeat, ceiling = ceilings(measure, judged)
-        parts += [_rows(REPEAT, "repeat", measure, repeat, judged), _rows(CEILING, "ceiling", measure, ceiling, judged)]
-    table = pd.concat(parts, ignore_index=True)
-    table.insert(1, "axis", judged.screen.axis)
-    return table
+        scores.append((REPEAT, "repeat", measure, repeat, nothing))
+        scores.append((CEILING, "ceiling", measure, ceiling, nothing))
+    order = {name: i for i, name in enumerate(dict.fromkeys(score[0] for score in scores))}
+    scores.sort(key=lambda score: order[score[0]])
+    return _long_table(scores, judged)
 
 
-def _rows(name: str, role: str, measure: Measure, value: Any, judged: Truth) -> pd.DataFrame:
-    if measure.level == "all":
-        conditions = pd.DataFrame(
-            {"perturbation": [""], "context": [""], "n_cells": [int(judged.conditions["n_cells"].sum())]}
-        )
-        conditions["n_targets"], conditions["seen_members"] = pd.NA, pd.NA
-        conditions["strength"], conditions["stratum"] = np.nan, ""
-        values = np.array([value], dtype=float)
-    else:
-        conditions = judged.conditions.copy()
-        conditions["stratum"] = strata_of(conditions["strength"].to_numpy())
-        values = np.asarray(value, dtype=float)
-        few = pd.DataFrame(
-            [
-                {"perturbation": label, "context": context, "n_cells": n, "strength": np.nan, "stratum": ""}
-                for (label, context), n in judged.left_out.items()
-            ]
-        )
-        if len(few):  # too few cells to judge: listed, without a score
-            conditions = pd.concat([conditions, few], ignore_index=True)
-            values = np.concatenate([values, np.full(len(few), np.nan)])
-    out = conditions.assign(model=name, role=role, metric=measure.name, reference=measure.reference, value=values)
-    out["low"] = out["high"] = np.nan
-    columns = ["model", "role", "metric", "reference", "perturbation", "context", "value", "low", "high", "n_cells"]
-    out = out[[*columns, "n_targets", "seen_members", "strength", "stratum"]]
-    for column in ("n_cells", "n_targets", "seen_members"):
-        out[column] = out[column].astype("Int64")
-    return out
+def _long_table(scores: Sequence[tuple[str, str, Measure, Any, tuple[float, float]]], judged: Truth) -> pd.DataFrame:
+    """One row for each method, measure and condition."""
+    conditions, whole = _conditions(judged), _whole(judged)
+    blocks = [conditions if measure.level == "perturbation" else whole for _, _, measure, _, _ in scores]
+    sizes = [len(block) for block in blocks]
+    n_few = len(conditions) - len(judged)
+    values = [
+        np.concatenate([value, np.full(n_few, np.nan)]) if measure.level == "perturbation" else [value]
+        for _, _, measure, value, _ in scores
+    ]
+
+    def repeated(column: Sequence[Any]) -> np.ndarray:
+        return np.repeat(np.array(column), sizes)
+
+    out = pd.concat(blocks, ignore_index=True)
+    head = {
+        "model": repeated([score[0] for score in scores]),
+        "axis": judged.screen.axis,
+        "role": repeated([score[1] for score in scores]),
+        "metric": repeated([score[2].name for score in scores]),
+        "reference": repeated([score[2].reference for score in scores]),
+        "perturbation": out["perturbation"],
+        "context": out["context"],
+        "value": np.concatenate(values).astype(float),
+        "low": repeated([score[4][0] for score in scores]),
+        "high": repeated([score[4][1] for score in scores]),
+    }
+    rest = out.drop(columns=["perturbation", "context"])
+    return pd.concat([pd.DataFrame(head), rest], axis=1)
+
+
+def _conditions(judged: Truth) -> pd.DataFrame:
+    """The judged conditions, and after them those with too few cells: listed, without a score."""
+    table = judged.conditions.copy()
+    table["stratum"] = strata_of(table["strength"].to_numpy())
+    few = pd.DataFrame(
+        [
+            {"perturbation": label, "context": context, "n_cells": n, "strength": np.nan, "stratum": ""}
+            for (label, context), n in judged.left_out.items()
+        ]
+    )
+    table = pd.concat([table, few], ignore_index=True) if len(few) else table
+    integers = dict.fromkeys(("n_cells", "n_targets", "seen_members"), "Int64")
+    return table.astype(integers)[["perturbation", "context", *integers, "strength", "stratum"]]
+
+
+def _whole(judged: Truth) -> pd.DataFrame:
+    """The row of scores over all conditions."""
+    row = {
+        "perturbation": "",
+        "context": "",
+        "n_cells": int(judged.conditions["n_cells"].sum()),
+        "n_targets": pd.NA,
+        "seen_members": pd.NA,
+        "strength": np.nan,
+        "stratum": "",
+    }
+    return pd.DataFrame([row]).astype({"n_cells": "Int64", "n_targets": "Int64", "seen_members": "Int64"})
 
 
 def _describe(measures: Sequence[Measure]) -> pd.DataFrame:

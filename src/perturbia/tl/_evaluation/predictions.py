@@ -116,17 +116,25 @@ def base_cells(truth: Truth, condition: int) -> np.ndarray:
     pool, batch = _control_pool(truth, truth.contexts[condition])
     if batch is None:
         return pool
+    cache = truth.__dict__.setdefault("_base_rows", {})
+    if condition not in cache:
+        cache[condition] = _rows_like(truth, condition, batch)
+    return pool[cache[condition]]
+
+
+def _rows_like(truth: Truth, condition: int, batch: np.ndarray) -> np.ndarray:
+    """Rows of the pool, drawn so that batches have the shares that they have among the cells of the condition."""
     rows = truth.populations[condition]
     own = truth.screen.adata.obs[truth.screen.batch_key].astype(str).to_numpy()[rows]
     rng = np.random.default_rng([truth.seed, condition])
     names, counts = np.unique(own[np.isin(own, batch)], return_counts=True)
     if len(names) == 0:
-        return pool
+        return np.arange(len(batch))
     chosen = [
-        rng.choice(np.flatnonzero(batch == name), round(len(pool) * count / counts.sum()) or 1)
+        rng.choice(np.flatnonzero(batch == name), round(len(batch) * count / counts.sum()) or 1)
         for name, count in zip(names, counts, strict=True)
     ]
-    return pool[rng.permutation(np.concatenate(chosen))]
+    return rng.permutation(np.concatenate(chosen))
 
 
 def _control_pool(truth: Truth, context: str) -> tuple[np.ndarray, np.ndarray | None]:
