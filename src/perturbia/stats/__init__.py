@@ -11,7 +11,9 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "correlation": ["centre_rows", "row_correlation"],
         "energy": ["EnergyDistances", "energy_distance", "pairwise_energy_distance"],
         "energy_permutation": ["EnergyTest", "energy_test", "holm_sidak"],
+        "gaussian_distance": ["mean_variance_distance", "symmetric_kl"],
         "group_moments": ["GroupEffects", "GroupMoments", "effects_against", "group_means"],
+        "kernel_discrepancy": ["KernelDiscrepancies", "median_distance", "mmd", "pairwise_mmd"],
         "low_rank": ["low_rank_ridge"],
         "mixture": ["ShiftedMixture", "shifted_mixture"],
         "normalization": ["log1p_cp10k"],
@@ -28,5 +30,6 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         ],
         "spike_slab": ["SpikeSlab", "dosage_blocks", "estimate_spike_sd", "update_spike_slab"],
         "split_half": ["SplitHalfReliability", "half_split", "spearman_brown", "split_half_correlation"],
+        "transport_distance": ["sliced_wasserstein", "wasserstein2"],
     },
 )
