@@ -7,9 +7,11 @@ import lazy_loader as _lazy
 __getattr__, __dir__, __all__ = _lazy.attach(
     __name__,
     submod_attrs={
+        "calibration_plot": ["calibration"],
         "effect_agreement": ["effect_scatter"],
         "latent_space": ["latent"],
         "mechanism_map": ["mechanisms"],
+        "predictive_check_plot": ["ppc"],
         "score_strip": ["scores"],
         "training_curve": ["training"],
     },
