@@ -91,7 +91,7 @@ nitpick_ignore_regex = [
     ),
 ]
 
-exclude_patterns = ["_build", "_ext", "models/_results", "**.ipynb_checkpoints"]
+exclude_patterns = ["_build", "_ext", "models/_results", "evaluation/_results", "**.ipynb_checkpoints"]
 templates_path: list[str] = []
 source_suffix = {".rst": "restructuredtext", ".md": "myst-nb", ".ipynb": "myst-nb"}
 suppress_warnings = ["autosummary.import_cycle", "myst.header"]

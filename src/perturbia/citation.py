@@ -72,6 +72,30 @@ _ENTRIES: dict[str, tuple[str, dict[str, str]]] = {
             "year": "1961",
         },
     ),
+    "szekely2013": (
+        "article",
+        {
+            "author": "Székely, Gábor J. and Rizzo, Maria L.",
+            "title": "Energy statistics: A class of statistics based on distances",
+            "journal": "Journal of Statistical Planning and Inference",
+            "volume": "143",
+            "pages": "1249--1272",
+            "year": "2013",
+            "doi": "10.1016/j.jspi.2013.03.018",
+        },
+    ),
+    "peidli2024": (
+        "article",
+        {
+            "author": "Peidli, Stefan and Green, Tessa D. and Shen, Ciyue and others",
+            "title": "scPerturb: harmonized single-cell perturbation data",
+            "journal": "Nature Methods",
+            "volume": "21",
+            "pages": "531--540",
+            "year": "2024",
+            "doi": "10.1038/s41592-023-02144-y",
+        },
+    ),
     "mukherjee2011": (
         "article",
         {
@@ -166,6 +190,8 @@ _SOURCES: dict[str, tuple[str, ...]] = {
     "norman": ("norman2019",),
     "tapseq": ("schraivogel2020",),
     "datlinger": ("datlinger2021",),
+    "edistance": ("szekely2013",),
+    "etest": ("szekely2013", "peidli2024"),
     "scanpy": ("wolf2018",),
     "anndata": ("virshup2024",),
     "scvi-tools": ("gayoso2022",),
