@@ -192,7 +192,7 @@ def main() -> None:
     table, lines = measure(3_000, options.repeats, with_pertpy=has_pertpy)
     parts = [to_markdown(table), *lines, *([large(30_000)] if options.large else [])]
     packages = ("perturbia", "numpy", "scipy", *(["pertpy"] if has_pertpy else []))
-    publish("energy_distance", parts, folder=RESULTS, packages=packages)
+    publish("energy_distance", parts, folder=RESULTS, packages=packages, write=has_pertpy and options.large)
 
 
 if __name__ == "__main__":

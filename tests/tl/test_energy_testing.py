@@ -81,6 +81,14 @@ def test_what_can_not_be_tested_is_nan_and_not_significant():
     assert not table.loc["B", "significant"]
 
 
+def test_says_how_many_permutations_are_needed():
+    """The best p-value p of three has the adjusted value 1 - (1 - p)^3, below 0.05 from p = 1 / 59 on."""
+    with pytest.warns(RuntimeWarning, match="n_permutations: expected 59 or more, so that one of 3 perturbations"):
+        table = etest(screen(), control="ctrl", n_permutations=57)
+    assert not table["significant"].any()
+    assert etest(screen(), control="ctrl", n_permutations=59)["significant"].any()
+
+
 @pytest.mark.parametrize(
     ("options", "error", "match"),
     [

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 import pandas as pd
 
 from perturbia.errors import LabelError, shorten
@@ -60,8 +63,8 @@ def etest(
         Column of `obs` with the batch. Give it whenever perturbations are not spread evenly over batches, otherwise
         batches are found instead of effects.
     n_permutations
-        Permutations of each perturbation. The smallest p-value is 1 / (1 + n_permutations): for significance after
-        adjusting over k perturbations it has to be below alpha / k.
+        Permutations of each perturbation. The smallest p-value is 1 / (1 + n_permutations), and it has to survive the
+        adjustment over all perturbations: about k / alpha permutations for k of them.
     max_reference
         Control cells that a perturbation is compared with at most, drawn at random: a number, or ``"match"`` for as many
         as it has cells. Time grows with the square of the cells of both.
@@ -90,7 +93,7 @@ def etest(
     Warns
     -----
     RuntimeWarning
-        Perturbations that have no p-value.
+        Perturbations that have no p-value, or too few permutations for any of them to be significant alone.
 
     Examples
     --------
@@ -123,6 +126,7 @@ def etest(
         max_reference=max_reference,
         seed=seed,
     )
+    _warn_of_few_permutations(int(np.isfinite(result.p_value).sum()), n_permutations, alpha)
     table = pd.DataFrame(
         {
             "edistance": result.statistic,
@@ -144,3 +148,17 @@ def etest(
         "adjustment": "holm-sidak",
     }
     return table
+
+
+def _warn_of_few_permutations(n_tests: int, n_permutations: int, alpha: float) -> None:
+    """Say so when the smallest possible p-value does not survive the adjustment as the smallest of all."""
+    if n_tests < 1:
+        return
+    needed = math.ceil(1 / -math.expm1(math.log1p(-alpha) / n_tests))  # 1 - (1 - p)^k < alpha
+    if n_permutations < needed:
+        warnings.warn(
+            f"n_permutations: expected {needed} or more, so that one of {n_tests} perturbations can be significant at "
+            f"{alpha:g} after adjusting, got {n_permutations}.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
