@@ -17,6 +17,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "observed_effects": ["effects"],
         "predictive_checks": ["PredictiveCheck", "posterior_predictive_check"],
         "nested_splitting": ["nested_splits"],
+        "self_consistency": ["consistency"],
         "split_checking": ["check_split", "seen_members"],
         "responder_calling": ["responders"],
         "splitting": ["split"],
