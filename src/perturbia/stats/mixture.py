@@ -99,9 +99,9 @@ def shifted_mixture(
     --------
     >>> import numpy as np
     >>> rng = np.random.default_rng(0)
-    >>> values = np.concatenate([rng.normal(0, 1, 300), rng.normal(4, 1, 100)])
+    >>> values = np.concatenate([rng.normal(0, 1, 300), rng.normal(5, 1, 200)])
     >>> round(shifted_mixture(values, rng.normal(0, 1, 500)).weight, 1)
-    0.2
+    0.4
     >>> shifted_mixture(rng.normal(0, 1, 400), rng.normal(0, 1, 500)).weight
     0.0
     """

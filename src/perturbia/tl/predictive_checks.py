@@ -67,14 +67,14 @@ class PredictiveCheck:
         """One row a statistic: `n` entries, `coverage` of the 90 % band, and where the data lie outside of it.
 
         `below` and `above` are the shares of entries that lie under and over the band, `small_p` the share of
-        p-values under .05, `no_spread` the share of entries in which all replicates agree, which hardly test anything.
+        p-values of .05 or less, `no_spread` the share of entries in which all replicates agree, which hardly test anything.
         """
         table = self.table
         flags = pd.DataFrame(
             {
                 "below": table["observed"] < table["rep_low"],
                 "above": table["observed"] > table["rep_high"],
-                "small_p": table["p_value"] < 0.05,
+                "small_p": table["p_value"] <= 0.05,
                 "no_spread": table["rep_low"] == table["rep_high"],
             }
         )
