@@ -14,7 +14,7 @@ from perturbia.errors import UnsupportedQuery, shorten
 from perturbia.model.base._arguments import check_positive_integer
 from perturbia.perturbation import as_perturbation
 from perturbia.tl._evaluation.ceiling import CEILING, REPEAT, ceilings
-from perturbia.tl._evaluation.flattened import flattened_interval, moments_of
+from perturbia.tl._evaluation.flattened import flattened_intervals, moments_of
 from perturbia.tl._evaluation.predictions import Prediction, fit_baseline, predict_from
 from perturbia.tl._evaluation.protocols import read_protocol
 from perturbia.tl._evaluation.screen import Registration, read_screen
@@ -281,19 +281,15 @@ def _score(
 
     scores: list[tuple[str, str, Measure, Any, tuple[float, float]]] = []
     nothing = (np.nan, np.nan)
-    for prediction in track(predictions, "Scores", disable=not progress, transient=True):
+    moments = [moments_of(judged.effects, one.effects) for one in predictions]
+    intervals = {
+        kind: flattened_intervals(moments, kind=kind, n_resamples=n_resamples, confidence=confidence, seed=seed)
+        for kind in {measure.flattened for measure in measures} - {""}
+    }
+    for i, one in enumerate(track(predictions, "Scores", disable=not progress, transient=True)):
         for measure in measures:
-            interval = nothing
-            if measure.flattened:
-                interval = flattened_interval(
-                    moments_of(judged.effects, prediction.effects),
-                    kind=measure.flattened,
-                    n_resamples=n_resamples,
-                    confidence=confidence,
-                    seed=seed,
-                )
-            value = measure.score(judged, prediction)
-            scores.append((prediction.name, prediction.role, measure, value, interval))
+            interval = intervals[measure.flattened][i] if measure.flattened else nothing
+            scores.append((one.name, one.role, measure, measure.score(judged, one), interval))
     for measure in track(measures, "Ceilings", disable=not progress, transient=True):
         repeat, ceiling = ceilings(measure, judged)
         scores.append((REPEAT, "repeat", measure, repeat, nothing))

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
-__all__ = ["flattened_interval", "moments_of"]
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["flattened_intervals", "moments_of"]
 
 _BLOCK = 1000
 
@@ -40,15 +45,15 @@ def _determination(sums: np.ndarray) -> np.ndarray:
         return 1 - (xx - 2 * xy + yy) / (xx - x * x / n)
 
 
-def flattened_interval(
-    moments: np.ndarray, *, kind: str, n_resamples: int, confidence: float, seed: int
-) -> tuple[float, float]:
-    """Percentile interval of a flattened score over resampled perturbations.
+def flattened_intervals(
+    moments: Sequence[np.ndarray], *, kind: str, n_resamples: int, confidence: float, seed: int
+) -> list[tuple[float, float]]:
+    """Percentile intervals of a flattened score of several methods over the same resampled perturbations.
 
     Parameters
     ----------
     moments
-        Result of :func:`moments_of`.
+        Result of :func:`moments_of` for each method.
     kind
         ``"correlation"`` or ``"determination"``.
     n_resamples, confidence
@@ -58,18 +63,21 @@ def flattened_interval(
 
     Returns
     -------
-    Lower and upper bound; NaN for a single perturbation.
+    Lower and upper bound of each; NaN for a single perturbation.
     """
-    used = moments[moments[:, 0] > 0]
+    stacked = np.stack(moments, axis=1)
+    used = stacked[(stacked[:, :, 0] > 0).all(axis=1)]
     if len(used) < 2:
-        return np.nan, np.nan
+        return [(np.nan, np.nan)] * len(moments)
     rng = np.random.default_rng(seed)
     score = {"correlation": _correlation, "determination": _determination}[kind]
+    flat = used.reshape(len(used), -1)
     values = []
     for start in range(0, n_resamples, _BLOCK):
         size = min(_BLOCK, n_resamples - start)
         weights = rng.multinomial(len(used), np.full(len(used), 1 / len(used)), size=size)
-        values.append(score(weights @ used))
+        sums = (weights @ flat).reshape(-1, used.shape[2])
+        values.append(score(sums).reshape(size, len(moments)))
     tail = (1 - confidence) / 2
-    low, high = np.nanquantile(np.concatenate(values), [tail, 1 - tail])
-    return float(low), float(high)
+    bounds = np.nanquantile(np.concatenate(values), [tail, 1 - tail], axis=0)
+    return [(float(low), float(high)) for low, high in bounds.T]

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["JudgedScreen", "Registration", "read_screen"]
 
 UNUSED = ""  # cells that a split leaves out, as nested splits do
+SMALL = 50_000_000  # entries that are worth a second copy
 LABEL, BATCH, CONTEXT, STRATUM = "perturbation", "batch", "context", "stratum"
 
 
@@ -132,11 +133,21 @@ class JudgedScreen:
     def cells(self, rows: np.ndarray) -> np.ndarray:
         """Cells on the scale of effects, dense float32, in the order of `rows`."""
         distinct, inverse = np.unique(rows, return_inverse=True)
-        values = self.adata.X[distinct]
-        if self.registered_scale == "counts":
-            values = log1p_cp10k(values)
+        if self._normalized is not None:
+            values = self._normalized[distinct]
+        elif self.registered_scale == "counts":
+            values = log1p_cp10k(self.adata.X[distinct])
+        else:
+            values = self.adata.X[distinct]
         dense = values.toarray() if hasattr(values, "toarray") else np.asarray(values)
         return dense.astype(np.float32, copy=False)[inverse]
+
+    @cached_property
+    def _normalized(self) -> Any:
+        """Log-normalised counts of all cells, where a second copy is small: the same cells are asked for many times."""
+        matrix = self.adata.X
+        size = matrix.nnz if hasattr(matrix, "nnz") else matrix.size
+        return log1p_cp10k(matrix) if self.registered_scale == "counts" and size < SMALL else None
 
     @property
     def visible(self) -> np.ndarray:
