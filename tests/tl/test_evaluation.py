@@ -32,7 +32,7 @@ def make_screen(**changes) -> ad.AnnData:
         **changes,
     }
     adata = pb.datasets.simulate_screen(**options)
-    pb.tl.split(adata, axis="combination", fraction=0.4)
+    pb.tl.split(adata, axis="combination", fraction=0.4, valid=0.25)
     return adata
 
 
@@ -130,6 +130,41 @@ def test_additive_predictions_have_no_interaction(result):
     assert found.loc["Additive", "interaction_r2"] == pytest.approx(0, abs=1e-6)
     assert found.loc["Ridge", "interaction_r"] == 0
     assert found.loc["MatchingMean", "interaction_r"] != 0
+
+
+def test_interactions_need_members_that_no_method_is_fitted_to(screen):
+    adata = screen.copy()
+    pb.tl.split(adata, axis="combination", fraction=0.4, valid=0.0)
+    found = pb.tl.evaluate(fit("Ridge", adata), adata, baselines=["MatchingMean"])
+    assert found.summary()["value"]["interaction_r"].isna().all()
+    assert "Interactions are not judged" in repr(found)
+    # known effects of the members serve as well
+    known = pb.tl.evaluate(fit("Ridge", adata), adata, baselines=["MatchingMean"], truth=adata.uns["truth"]["ate"])
+    assert known.summary()["value"].loc[["Ridge", "MatchingMean"], "interaction_r"].notna().all()
+
+
+def test_noise_of_the_members_is_no_interaction():
+    """Without any interaction, half the sum is right about nothing; measured by its own cells it would seem to be."""
+    rng = np.random.default_rng(0)
+    names = ["control", "A", "B", "A+B", "C", "A+C", "B+C", "D", "A+D", "B+D", "C+D"]
+    labels = np.repeat(names, [400, *[80] * 10])
+    adata = ad.AnnData(
+        rng.normal(size=(len(labels), 60)).astype(np.float32),
+        obs=pd.DataFrame({"perturbation": labels}, index=map(str, range(len(labels)))),
+    )
+    pb.tl.split(adata, axis="combination", fraction=0.0, valid=0.3)
+    model = fit("MatchingMean", adata, scale="embedding")
+    found = pb.tl.evaluate(model, adata, baselines=None).summary()["value"]
+    assert abs(found.loc["MatchingMean", "interaction_r"]) < 0.15
+    judged = pb.tl.evaluate(model, adata, baselines=None)
+    own = pb.tl.effects(
+        adata, scale="registered", cells=np.flatnonzero((adata.obs["pb_split"] == "train").to_numpy())
+    ).to_df()
+    sums = np.stack([own.loc[name.split("+")].sum().to_numpy() for name in judged.observed.obs_names])
+    biased = pb.metrics.interaction_correlation(
+        judged.observed.X, judged.effects["MatchingMean"].X, truth_additive=sums, prediction_additive=sums
+    )
+    assert biased > 0.4
 
 
 def test_scores_are_those_of_the_metrics(screen, result):

@@ -12,6 +12,7 @@ import numpy as np
 from scipy import sparse
 from scvi import REGISTRY_KEYS
 
+from perturbia import _keys
 from perturbia.errors import ControlError, ExtrapolationWarning, UnsupportedQuery, shorten
 from perturbia.model.baseline._closed_form import ClosedFormModel
 from perturbia.model.baseline._context_effects import ContextEffects, measure_by_context
@@ -167,7 +168,7 @@ class ContextMean(ClosedFormModel):
         for context in dict.fromkeys(contexts):
             rows = np.flatnonzero(contexts == context)
             part = super(ContextMean, asked[rows[0]]).estimate_ate([(queries or [])[i] for i in rows], scale=scale)
-            part.obs["pb_context"] = context
+            part.obs[_keys.OBS_CONTEXT] = context
             if context:
                 part.obs_names = part.obs_names + f" ({context})"
             parts.append(part)

@@ -47,9 +47,22 @@ def cautions(result: EvaluationResult) -> list[str]:
     metrics = [str(result.metrics.loc[name, "title"]) for name, n in undefined.items() if n > few]
     if metrics:
         found.append(f"Not defined for some perturbations, which are left out of the mean: {', '.join(metrics)}.")
+    if (
+        "interaction_r" in result.metrics.index
+        and summary["value"]["interaction_r"].isna().all()
+        and combinations(result)
+    ):
+        found.append(
+            "Interactions are not judged: that takes more validation cells of the members, tl.split(valid=...)."
+        )
     if info["left_out"]:
         found.append(f"Not applicable: {', '.join(info['left_out'])}.")
     return found
+
+
+def combinations(result: EvaluationResult) -> bool:
+    """Whether combinations were judged."""
+    return bool((result.table["n_targets"].fillna(0) > 1).any())
 
 
 def _leading(result: EvaluationResult) -> tuple[pd.DataFrame, list[str]]:

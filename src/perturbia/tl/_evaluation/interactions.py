@@ -19,10 +19,13 @@ __all__ = ["interaction_r", "interaction_r2"]
 
 
 def _score(truth: Truth, prediction: Prediction, score: Callable[..., float | np.ndarray]) -> float:
-    """A score over combinations whose members were all measured alone; NaN without any, or if nothing is said of those."""
+    """A score over combinations whose members were all measured alone, by cells that no method is fitted to.
+
+    NaN without any, or if the method says nothing of members.
+    """
     if prediction.effects_of is None:
         return np.nan
-    names, seen = truth.training if truth.known is None else (truth.known.index, truth.known.to_numpy())
+    names, seen = truth.members
     position = {str(name): i for i, name in enumerate(names)}
     rows, members = [], []
     for i, name in enumerate(truth.perturbations):

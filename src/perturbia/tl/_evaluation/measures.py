@@ -319,7 +319,8 @@ def _measures() -> list[Measure]:
             "interaction_r",
             "interaction r",
             "Pearson correlation of predicted and observed departures of combinations from the sum of their members. An "
-            "additive prediction scores 0.",
+            "additive prediction scores 0. Members are measured by validation cells, which no method is fitted to; without "
+            "enough of them there is no score.",
             interaction_r,
             level="all",
             reference="sum of members",

@@ -96,6 +96,8 @@ class Truth:
         Effects that were given, as by a simulation, instead of measured: perturbations × genes; None otherwise.
     left_out
         Perturbations with too few held-out cells, and how many they have.
+    min_cells
+        Cells that an effect needs.
     seed
         Seed of halves and subsamples.
     """
@@ -111,6 +113,7 @@ class Truth:
     controls_shared: bool
     known: pd.DataFrame | None
     left_out: dict[tuple[str, str], int]
+    min_cells: int
     seed: int
 
     def __len__(self) -> int:
@@ -135,6 +138,25 @@ class Truth:
     def centroid(self) -> np.ndarray:
         """Mean effect of the perturbations that were seen: Systema's reference, relative to control."""
         return self.training[1].mean(axis=0)
+
+    @cached_property
+    def members(self) -> tuple[np.ndarray, np.ndarray]:
+        """Single perturbations that cells show which no method is fitted to, and their effects.
+
+        Fitted cells would not do: a prediction that makes less of the members than their sum would then be right about
+        their noise.
+        """
+        if self.known is not None:
+            return np.asarray(self.known.index.astype(str)), self.known.to_numpy(dtype=np.float64)
+        screen = self.screen
+        alone = (np.diff(screen.dosage.indptr) == 1) & (screen.part == "valid")
+        controls = screen.is_control & ((screen.part == "valid") | (screen.part == "test"))
+        names, counts = np.unique(screen.labels[alone], return_counts=True)
+        enough = alone & np.isin(screen.labels, names[counts >= self.min_cells])
+        if not enough.any() or controls.sum() < MIN_CONTROLS:
+            return np.zeros(0, dtype=object), np.zeros(self.effects[:0].shape)
+        measured = observed(screen, np.flatnonzero(enough | controls), batch_key=screen.stratum_key)
+        return np.asarray(measured.obs_names), np.asarray(measured.X, dtype=np.float64)
 
     @cached_property
     def significant(self) -> np.ndarray:
@@ -291,6 +313,7 @@ def measure_truth(
         controls_shared=known is None and (every_cell or not controls_held_out),
         known=known,
         left_out=left_out,
+        min_cells=min_cells,
         seed=seed,
     )
     conditions["strength"] = truth.control_distances
