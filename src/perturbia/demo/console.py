@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 __all__ = ["print_table", "quiet"]
 
+NAME_WIDTH = 30
+PADDING = 3  # between columns
+
 
 def quiet() -> None:
     """Keep notices of libraries about themselves out of the terminal of the command."""
@@ -34,7 +37,7 @@ def print_table(console: Console, section: TableSection) -> None:
     """
     table = Table(title=section.title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
     table.add_column("method", overflow="fold", ratio=1)
-    columns = list(section.table.columns)
+    columns, left_out = _fitting(console, section)
     best = {column: section.best(column) for column in columns}
     for column in columns:
         table.add_column(str(column), justify="right", no_wrap=True)
@@ -48,3 +51,19 @@ def print_table(console: Console, section: TableSection) -> None:
         ]
         table.add_row(str(name), *cells, style=style)
     console.print(table)
+    if left_out:
+        console.print(f"In the report, too: {', '.join(left_out)}.", style="dim", highlight=False)
+
+
+def _fitting(console: Console, section: TableSection) -> tuple[list[str], list[str]]:
+    """Columns that fit beside readable names, and those that do not."""
+    room = console.width - NAME_WIDTH
+    columns = [str(column) for column in section.table.columns]
+    fitting: list[str] = []
+    for column in columns:
+        cells = [len(section.cell(column, value)) for value in section.table[column]]
+        room -= max(len(column), *cells) + PADDING
+        if room < 0:
+            break
+        fitting.append(column)
+    return fitting, columns[len(fitting) :]

@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from perturbia.demo.scoring import BASELINES, CEILING, COMBINED, MODEL, REPEAT
+from perturbia.demo.scoring import COMBINED, MODEL, ranked
 from perturbia.demo.verdict import pathway_sentence, silent_sentence
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    import pandas as pd
     from anndata import AnnData
     from matplotlib.figure import Figure
 
     from perturbia.demo.screen import Screen
     from perturbia.model import SAMSVAE
+    from perturbia.tl import EvaluationResult
 
 __all__ = ["DrawnFigure", "draw_figures", "embed"]
 
@@ -73,13 +73,7 @@ def embed(adata: AnnData, *, use_rep: str, max_cells: int, seed: int) -> None:
 
 
 def draw_figures(
-    screen: Screen,
-    model: SAMSVAE,
-    tree: AnnData,
-    table: pd.DataFrame,
-    predicted: dict[str, AnnData],
-    observed: AnnData,
-    folder: Path,
+    screen: Screen, model: SAMSVAE, tree: AnnData, result: EvaluationResult, folder: Path
 ) -> list[DrawnFigure]:
     """Draw every figure of the report.
 
@@ -91,10 +85,8 @@ def draw_figures(
         The trained model.
     tree
         Its mechanisms.
-    table
-        Scores on held-out cells.
-    predicted, observed
-        Effects of every method, and those of held-out cells.
+    result
+        The evaluation on held-out cells.
     folder
         Where to save PNG files.
 
@@ -106,7 +98,7 @@ def draw_figures(
 
     folder.mkdir(parents=True, exist_ok=True)
     drawn = []
-    for name, title, caption, figure in _figures(screen, model, tree, table, predicted, observed):
+    for name, title, caption, figure in _figures(screen, model, tree, result):
         path = folder / f"{name}.png"
         figure.savefig(path, dpi=DPI)
         plt.close(figure)
@@ -115,12 +107,7 @@ def draw_figures(
 
 
 def _figures(
-    screen: Screen,
-    model: SAMSVAE,
-    tree: AnnData,
-    table: pd.DataFrame,
-    predicted: dict[str, AnnData],
-    observed: AnnData,
+    screen: Screen, model: SAMSVAE, tree: AnnData, result: EvaluationResult
 ) -> Iterator[tuple[str, str, str, Figure]]:
     import matplotlib.pyplot as plt
 
@@ -130,11 +117,10 @@ def _figures(
     yield (
         "scores",
         "Scores on held-out cells",
-        "Models in colour, baselines in blue. The dashed line is what the true effects would score, given the noise of the "
-        "held-out cells; a score left of the axis is drawn as an arrow.",
-        pl.scores(
-            table.drop(index=REPEAT), columns=["r", "R2", "top-20 r"], highlight=[MODEL, COMBINED], ceiling=CEILING
-        ),
+        "Means over perturbations with 95 % intervals; faint points are single perturbations. Models in colour, baselines in "
+        "blue. The dashed line is what the true effects would score, given the noise of the held-out cells, the dotted one a "
+        "second experiment; a score left of the axis is drawn as an arrow.",
+        pl.metric_strip(result, metrics=["correlation", "correlation_systema", "top20", "retrieval_cosine"]),
     )
     colours = ["perturbation"] + (["batch"] if screen.batch_key else [])
     figure, axes = plt.subplots(1, len(colours), figsize=(5.6 * len(colours), 4.4), layout="constrained", squeeze=False)
@@ -158,18 +144,19 @@ def _figures(
         f"{pathway_sentence(tree, screen.pathway)} {silent_sentence(tree)}".strip(),
         pl.mechanisms(tree, highlight=screen.pathway),
     )
-    baseline = table["r"].reindex([name for name in BASELINES if name in table.index]).idxmax()
-    shown = [MODEL, COMBINED, str(baseline)]
+    r = result.summary(metrics=["correlation_all"])["value"]["correlation_all"]
+    baseline = str(r[ranked(result)].idxmax())
+    shown = [MODEL, COMBINED, baseline]
     figure, axes = plt.subplots(1, 3, figsize=(12, 4.3), layout="constrained")
     for ax, name in zip(axes, shown, strict=True):
         last = name == shown[-1]
-        pl.effect_scatter(predicted[name], observed, highlight=strongest, title=name, legend=last, ax=ax)
+        pl.scatter_effects(result, model=name, highlight=strongest, title=name, legend=last, ax=ax)
     yield (
         "effects",
         "Predicted against observed effects",
-        f"One point for each of {observed.n_obs} perturbations and {observed.n_vars} genes; observed effects are those of "
-        f"held-out cells. {baseline} is the baseline of highest r. Points on a vertical line at zero are effects that a "
-        "method does not see, or noise of the held-out cells.",
+        f"One point for each of {result.observed.n_obs} perturbations and {result.observed.n_vars} genes; observed effects "
+        f"are those of held-out cells. {baseline} is the baseline of highest r. Points on a vertical line at zero are "
+        "effects that a method does not see, or noise of the held-out cells.",
         figure,
     )
     yield (

@@ -73,8 +73,3 @@ class DemoOptions:
     def max_umap_cells(self) -> int:
         """Cells to embed in two dimensions."""
         return 600 if self.fast else 16_000
-
-    @property
-    def likelihood_budget(self) -> tuple[int, int]:
-        """Held-out cells and draws a cell of the likelihood."""
-        return (200, 10) if self.fast else (2000, 50)
