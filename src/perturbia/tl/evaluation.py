@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import pandas as pd
 
 from perturbia import _keys
 from perturbia.errors import UnsupportedQuery, shorten
 from perturbia.model.base._arguments import check_positive_integer
 from perturbia.perturbation import as_perturbation
-from perturbia.tl._evaluation.ceiling import CEILING, REPEAT, ceilings
-from perturbia.tl._evaluation.flattened import flattened_intervals, moments_of
-from perturbia.tl._evaluation.predictions import Prediction, fit_baseline, predict_from
+from perturbia.tl._evaluation.ceiling import CEILING, REPEAT
+from perturbia.tl._evaluation.long_table import describe_measures, score_table
+from perturbia.tl._evaluation.measurement import measure_truth
+from perturbia.tl._evaluation.model_predictions import fit_baseline
+from perturbia.tl._evaluation.prediction_sources import predict_from
 from perturbia.tl._evaluation.protocols import read_protocol
+from perturbia.tl._evaluation.provenance import as_effects, describe_run, observed_effects
 from perturbia.tl._evaluation.screen import Registration, read_screen
-from perturbia.tl._evaluation.strata import strata_of
-from perturbia.tl._evaluation.truth import Truth, measure_truth
 from perturbia.tl.evaluation_result import EvaluationResult
 from perturbia.tl.split_checking import check_split
 
@@ -29,8 +28,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from perturbia.model.base._features import Scale
-    from perturbia.tl._evaluation.measure import Measure
-    from perturbia.tl._evaluation.protocols import Protocol
+    from perturbia.tl._evaluation.predictions import Prediction
+    from perturbia.tl._evaluation.truth import Truth
 
 __all__ = ["evaluate"]
 
@@ -202,13 +201,13 @@ def evaluate(
         predict_from(one, judged, name=name, role="reference", **options) for name, one in (references or {}).items()
     ]
     measures = chosen.resolved()
-    table = _score(predictions, measures, judged, n_resamples, confidence, seed, progress=progress)
+    table = score_table(predictions, measures, judged, n_resamples, confidence, seed, progress=progress)
     return EvaluationResult(
         table=table,
-        metrics=_describe(measures),
-        effects={one.name: _effects_of(one, judged) for one in predictions},
-        observed=_observed(judged),
-        info=_info(chosen, judged, left_out, split_key, n_resamples, confidence, seed),
+        metrics=describe_measures(measures),
+        effects={one.name: as_effects(one.effects, judged, one.name) for one in predictions},
+        observed=observed_effects(judged),
+        info=describe_run(chosen, judged, left_out, split_key, n_resamples, confidence, seed),
     )
 
 
@@ -264,170 +263,3 @@ def _fit_baselines(
             left_out[name] = str(error)
             logger.info("%s is left out: %s", name, error)
     return found, left_out
-
-
-def _score(
-    predictions: Sequence[Prediction],
-    measures: Sequence[Measure],
-    judged: Truth,
-    n_resamples: int,
-    confidence: float,
-    seed: int,
-    *,
-    progress: bool,
-) -> pd.DataFrame:
-    """The long table."""
-    from rich.progress import track
-
-    scores: list[tuple[str, str, Measure, Any, tuple[float, float]]] = []
-    nothing = (np.nan, np.nan)
-    moments = [moments_of(judged.effects, one.effects) for one in predictions]
-    intervals = {
-        kind: flattened_intervals(moments, kind=kind, n_resamples=n_resamples, confidence=confidence, seed=seed)
-        for kind in {measure.flattened for measure in measures} - {""}
-    }
-    for i, one in enumerate(track(predictions, "Scores", disable=not progress, transient=True)):
-        for measure in measures:
-            interval = intervals[measure.flattened][i] if measure.flattened else nothing
-            scores.append((one.name, one.role, measure, measure.score(judged, one), interval))
-    for measure in track(measures, "Ceilings", disable=not progress, transient=True):
-        repeat, ceiling = ceilings(measure, judged)
-        scores.append((REPEAT, "repeat", measure, repeat, nothing))
-        scores.append((CEILING, "ceiling", measure, ceiling, nothing))
-    order = {name: i for i, name in enumerate(dict.fromkeys(score[0] for score in scores))}
-    scores.sort(key=lambda score: order[score[0]])
-    return _long_table(scores, judged)
-
-
-def _long_table(scores: Sequence[tuple[str, str, Measure, Any, tuple[float, float]]], judged: Truth) -> pd.DataFrame:
-    """One row for each method, measure and condition."""
-    conditions, whole = _conditions(judged), _whole(judged)
-    blocks = [conditions if measure.level == "perturbation" else whole for _, _, measure, _, _ in scores]
-    sizes = [len(block) for block in blocks]
-    n_few = len(conditions) - len(judged)
-    values = [
-        np.concatenate([value, np.full(n_few, np.nan)]) if measure.level == "perturbation" else [value]
-        for _, _, measure, value, _ in scores
-    ]
-
-    def repeated(column: Sequence[Any]) -> np.ndarray:
-        return np.repeat(np.array(column), sizes)
-
-    out = pd.concat(blocks, ignore_index=True)
-    head = {
-        "model": repeated([score[0] for score in scores]),
-        "axis": judged.screen.axis,
-        "role": repeated([score[1] for score in scores]),
-        "metric": repeated([score[2].name for score in scores]),
-        "reference": repeated([score[2].reference for score in scores]),
-        "perturbation": out["perturbation"],
-        "context": out["context"],
-        "value": np.concatenate(values).astype(float),
-        "low": repeated([score[4][0] for score in scores]),
-        "high": repeated([score[4][1] for score in scores]),
-    }
-    rest = out.drop(columns=["perturbation", "context"])
-    return pd.concat([pd.DataFrame(head), rest], axis=1)
-
-
-def _conditions(judged: Truth) -> pd.DataFrame:
-    """The judged conditions, and after them those with too few cells: listed, without a score."""
-    table = judged.conditions.copy()
-    table["stratum"] = strata_of(table["strength"].to_numpy())
-    few = pd.DataFrame(
-        [
-            {"perturbation": label, "context": context, "n_cells": n, "strength": np.nan, "stratum": ""}
-            for (label, context), n in judged.left_out.items()
-        ]
-    )
-    table = pd.concat([table, few], ignore_index=True) if len(few) else table
-    integers = dict.fromkeys(("n_cells", "n_targets", "seen_members"), "Int64")
-    return table.astype(integers)[["perturbation", "context", *integers, "strength", "stratum"]]
-
-
-def _whole(judged: Truth) -> pd.DataFrame:
-    """The row of scores over all conditions."""
-    row = {
-        "perturbation": "",
-        "context": "",
-        "n_cells": int(judged.conditions["n_cells"].sum()),
-        "n_targets": pd.NA,
-        "seen_members": pd.NA,
-        "strength": np.nan,
-        "stratum": "",
-    }
-    return pd.DataFrame([row]).astype({"n_cells": "Int64", "n_targets": "Int64", "seen_members": "Int64"})
-
-
-def _describe(measures: Sequence[Measure]) -> pd.DataFrame:
-    fields = ("title", "description", "level", "reads", "higher_is_better", "best", "chance", "unit", "reference")
-    rows = {measure.name: [getattr(measure, name) for name in fields] for measure in measures}
-    return pd.DataFrame.from_dict(rows, orient="index", columns=list(fields))
-
-
-def _as_effects(values: np.ndarray, judged: Truth, name: str) -> AnnData:
-    from anndata import AnnData as New
-
-    from perturbia.model.base._result import stamp
-
-    obs = judged.conditions.copy()
-    plain = obs["context"].eq("").all()
-    obs.index = pd.Index(obs["perturbation"] if plain else obs["perturbation"] + " in " + obs["context"], name=None)
-    obs.insert(0, _keys.OBS_PERTURBATION, obs.pop("perturbation"))
-    var = pd.DataFrame(index=judged.screen.adata.var_names.copy())
-    out = New(values.astype(np.float32), obs=obs, var=var)
-    return stamp(out, kind="effect", ur_id=name, model=name, scale=judged.screen.scale)
-
-
-def _effects_of(prediction: Prediction, judged: Truth) -> AnnData:
-    return _as_effects(prediction.effects, judged, prediction.name)
-
-
-def _observed(judged: Truth) -> AnnData:
-    out = _as_effects(judged.effects, judged, "observed")
-    out.layers[_keys.LAYER_SE] = judged.standard_errors.astype(np.float32)
-    return out
-
-
-def _info(
-    chosen: Protocol,
-    judged: Truth,
-    left_out: dict[str, str],
-    split_key: str,
-    n_resamples: int,
-    confidence: float,
-    seed: int,
-) -> dict[str, Any]:
-    from importlib.metadata import PackageNotFoundError, version
-
-    screen = judged.screen
-    try:
-        installed = version("perturbia")
-    except PackageNotFoundError:
-        installed = "source tree"
-    digest = hashlib.sha256(
-        "\n".join(f"{a}\t{b}" for a, b in zip(screen.adata.obs_names, screen.part, strict=True)).encode()
-    )
-    return {
-        "protocol": chosen.name,
-        "note": chosen.note,
-        "axis": screen.axis,
-        "tests": str(screen.split.get("tests", "")),
-        "split_key": split_key,
-        "split_digest": digest.hexdigest()[:16],
-        "n_perturbations": int(judged.conditions["perturbation"].nunique()),
-        "n_contexts": int(judged.conditions["context"].nunique()) if screen.context_key else 0,
-        "n_genes": int(screen.adata.n_vars),
-        "n_train": int((screen.part == "train").sum()),
-        "n_test": int((screen.part == "test").sum()),
-        "n_judging_cells": int(judged.conditions["n_cells"].sum()),
-        "truth": "known" if judged.exact else "every cell" if chosen.every_cell else "held-out cells",
-        "controls_shared": bool(judged.controls_shared),
-        "too_few_cells": {f"{a} in {b}" if b else a: int(n) for (a, b), n in judged.left_out.items()},
-        "left_out": left_out,
-        "scale": screen.scale,
-        "n_resamples": int(n_resamples),
-        "confidence": float(confidence),
-        "seed": int(seed),
-        "version": installed,
-    }

@@ -17,6 +17,7 @@ from perturbia.model.base._registered_model import RegisteredModel
 from perturbia.perturbation import dosage_labels, dosage_matrix
 from perturbia.stats import log1p_cp10k
 from perturbia.tl._design import design_of
+from perturbia.tl.observed_effects import effects
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from scipy import sparse
 
-__all__ = ["JudgedScreen", "Registration", "read_screen"]
+__all__ = ["JudgedScreen", "Registration", "observed", "read_screen"]
 
 UNUSED = ""  # cells that a split leaves out, as nested splits do
 SMALL = 50_000_000  # entries that are worth a second copy
@@ -281,3 +282,14 @@ def _complete(adata: AnnData, key: str, argument: str) -> np.ndarray:
         msg = f"{argument}: expected a complete column of adata.obs, got {key!r}; columns are {shorten(adata.obs)}."
         raise LabelError(msg)
     return adata.obs[key].astype(str).to_numpy()
+
+
+def observed(screen: JudgedScreen, rows: np.ndarray, *, batch_key: str | None) -> AnnData:
+    """`tl.effects` of some cells of the screen."""
+    return effects(
+        screen.adata,
+        perturbation_key=LABEL,
+        batch_key=batch_key,
+        scale=screen.effect_scale,  # type: ignore[arg-type]
+        cells=rows,
+    )

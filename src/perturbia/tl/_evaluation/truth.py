@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from scipy.special import ndtr
 from scipy.stats import false_discovery_control
 
-from perturbia.errors import ControlError, LabelError, SplitError
-from perturbia.stats import energy_distance, half_split
-from perturbia.tl._evaluation.screen import LABEL
-from perturbia.tl.observed_effects import effects
+from perturbia.stats import energy_distance
+from perturbia.tl._evaluation.screen import observed
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from anndata import AnnData
+    import pandas as pd
 
     from perturbia.tl._evaluation.screen import JudgedScreen
 
-__all__ = ["Basis", "Truth", "measure_truth"]
+__all__ = ["MIN_CONTROLS", "Basis", "Halving", "Truth"]
 
 MIN_CONTROLS = 10
 MAX_CELLS = 300
@@ -235,196 +229,3 @@ class Truth:
                 for cells, context in zip(self.coordinates, self.contexts, strict=True)
             ]
         )
-
-
-def measure_truth(
-    screen: JudgedScreen,
-    *,
-    perturbations: Sequence[str] | None,
-    known: pd.DataFrame | None,
-    min_cells: int,
-    n_repeats: int,
-    every_cell: bool = False,
-    seed: int,
-) -> Truth:
-    """Measure the effects of held-out cells.
-
-    Parameters
-    ----------
-    screen
-        The screen.
-    perturbations
-        Canonical labels to judge; by default all with held-out cells.
-    known
-        Known effects, perturbations × genes, in place of measured ones.
-    min_cells
-        Perturbations with fewer held-out cells are left out.
-    n_repeats
-        Random pairs of halves for ceilings.
-    every_cell
-        Measure by all cells, those that trained too: what published evaluations do.
-    seed
-        Seed of halves.
-
-    Returns
-    -------
-    The truth.
-
-    Raises
-    ------
-    SplitError
-        If no perturbation has enough held-out cells.
-    LabelError
-        If a wanted perturbation has no held-out cells.
-    ControlError
-        If a context has no control cells at all.
-    """
-    held_out = np.flatnonzero((screen.part == "test") | (screen.visible & every_cell))
-    conditions, left_out = _conditions(screen, held_out, perturbations, min_cells)
-    judges = _with_controls(screen, held_out)
-    repeats: tuple[Halving, ...] = ()
-    if known is not None:
-        values = _known_rows(known, conditions["perturbation"].tolist(), screen.adata.var_names)
-        errors, halves = np.zeros_like(values), (values, values)
-    else:
-        values, errors = _measured(screen, judges, conditions)
-        halves = tuple(_measured(screen, half, conditions)[0] for half in _halves(screen, judges, seed))  # type: ignore[assignment]
-        seeds = np.random.SeedSequence(seed).generate_state(n_repeats)
-        repeats = tuple(_halve(screen, judges, conditions, int(one)) for one in seeds)
-    if left_out:
-        warnings.warn(
-            f"adata: {len(left_out)} perturbations have fewer than {min_cells} held-out cells; they are listed with NaN.",
-            RuntimeWarning,
-            stacklevel=3,
-        )
-    n_targets, seen = screen.members_seen(conditions["perturbation"].tolist())
-    conditions["n_targets"], conditions["seen_members"] = n_targets, seen
-    seen_effects = _training_effects(screen)
-    controls_held_out = screen.is_control[held_out].sum() >= MIN_CONTROLS
-    truth = Truth(
-        screen=screen,
-        conditions=conditions,
-        effects=values,
-        standard_errors=errors,
-        halves=halves,
-        repeats=repeats,
-        training=seen_effects,
-        test=held_out,
-        controls_shared=known is None and (every_cell or not controls_held_out),
-        known=known,
-        left_out=left_out,
-        min_cells=min_cells,
-        seed=seed,
-    )
-    conditions["strength"] = truth.control_distances
-    return truth
-
-
-def _halves(screen: JudgedScreen, rows: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Random halves of cells within each perturbation, batch and context."""
-    rows = screen.by_name(rows)
-    first = half_split(_strata(screen, rows), seed=seed)
-    return np.sort(rows[first]), np.sort(rows[~first])
-
-
-def _halve(screen: JudgedScreen, judges: np.ndarray, conditions: pd.DataFrame, seed: int) -> Halving:
-    halves = _halves(screen, judges, seed)
-    quarters = [*_halves(screen, halves[0], seed + 1), _halves(screen, halves[1], seed + 1)[0]]
-    return Halving(
-        rows=halves,
-        effects=tuple(_measured(screen, half, conditions)[0] for half in halves),  # type: ignore[arg-type]
-        quarters=tuple(_measured(screen, quarter, conditions)[0] for quarter in quarters),  # type: ignore[arg-type]
-    )
-
-
-def _conditions(
-    screen: JudgedScreen, held_out: np.ndarray, wanted: Sequence[str] | None, min_cells: int
-) -> tuple[pd.DataFrame, dict[tuple[str, str], int]]:
-    rows = held_out[~screen.is_control[held_out]]
-    if wanted is None and len(rows) < len(held_out):
-        judged = set(screen.judged())
-        rows = rows[np.isin(screen.labels[rows], list(judged))]
-    table = pd.DataFrame({"perturbation": screen.labels[rows], "context": screen.contexts[rows]})
-    counts = table.value_counts(sort=False).rename("n_cells").reset_index()
-    counts = counts.sort_values(["perturbation", "context"], ignore_index=True)
-    if wanted is not None:
-        absent = [name for name in wanted if name not in set(counts["perturbation"])]
-        if absent:
-            msg = f"perturbations: expected perturbations with held-out cells, got {absent[:5]} without any. Leave them out."
-            raise LabelError(msg)
-        counts = counts[counts["perturbation"].isin(list(wanted))].reset_index(drop=True)
-    few = counts["n_cells"] < min_cells
-    left_out = {
-        (str(name), str(context)): int(n)
-        for name, context, n in counts.loc[few, ["perturbation", "context", "n_cells"]].itertuples(index=False)
-    }
-    kept = counts[~few].reset_index(drop=True)
-    if kept.empty:
-        msg = f"min_cells: expected perturbations with {min_cells} held-out cells or more, found none. Lower it."
-        raise SplitError(msg)
-    return kept, left_out
-
-
-def _with_controls(screen: JudgedScreen, held_out: np.ndarray) -> np.ndarray:
-    """Held-out cells, with the controls that models have seen in contexts where too few are held out."""
-    rows = [held_out]
-    for context in np.unique(screen.contexts[held_out]):
-        controls = screen.is_control & (screen.contexts == context)
-        if not controls.any():
-            msg = f"adata: expected control cells in context {context!r}, found none. Effects need them as a reference."
-            raise ControlError(msg)
-        if controls[held_out].sum() < MIN_CONTROLS:
-            extra = np.flatnonzero(controls)
-            rows.append(extra[~np.isin(extra, held_out)])
-    return np.sort(np.concatenate(rows))
-
-
-def _strata(screen: JudgedScreen, rows: np.ndarray) -> np.ndarray:
-    labels = pd.Series(screen.labels[rows])
-    if screen.stratum_key is not None:
-        labels = labels + "\0" + pd.Series(screen.adata.obs[screen.stratum_key].astype(str).to_numpy()[rows])
-    return labels.to_numpy()
-
-
-def _measured(screen: JudgedScreen, rows: np.ndarray, conditions: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Effects of conditions in these cells and their standard errors; NaN rows where there are too few of one."""
-    values = np.full((len(conditions), screen.adata.n_vars), np.nan)
-    errors = values.copy()
-    for context, group in conditions.groupby("context", sort=False):
-        inside = rows[screen.contexts[rows] == context]
-        wanted = screen.is_control[inside] | np.isin(screen.labels[inside], group["perturbation"].tolist())
-        measured = observed(screen, inside[wanted], batch_key=screen.batch_key)
-        position = {name: i for i, name in enumerate(measured.obs_names)}
-        for row, name in zip(group.index, group["perturbation"], strict=True):
-            if name in position:
-                values[row] = measured.X[position[name]]
-                errors[row] = measured.layers["se"][position[name]]
-    return values, errors
-
-
-def observed(screen: JudgedScreen, rows: np.ndarray, *, batch_key: str | None) -> AnnData:
-    """`tl.effects` of some cells of the screen."""
-    return effects(
-        screen.adata,
-        perturbation_key=LABEL,
-        batch_key=batch_key,
-        scale=screen.effect_scale,  # type: ignore[arg-type]
-        cells=rows,
-    )
-
-
-def _training_effects(screen: JudgedScreen) -> tuple[np.ndarray, np.ndarray]:
-    """Labels and effects of training cells, against controls of the same batch and context."""
-    measured = observed(screen, np.flatnonzero(screen.part == "train"), batch_key=screen.stratum_key)
-    return np.asarray(measured.obs_names), np.asarray(measured.X, dtype=np.float64)
-
-
-def _known_rows(known: pd.DataFrame, names: list[str], genes: pd.Index) -> np.ndarray:
-    absent = [name for name in names if name not in known.index]
-    if absent or not set(genes) <= set(known.columns):
-        msg = (
-            f"truth: expected known effects of every judged perturbation and gene, got {known.shape} without "
-            f"{absent[:3] or 'some genes'}. Give rows under canonical labels and columns under var_names."
-        )
-        raise LabelError(msg)
-    return known.loc[names, list(genes)].to_numpy(dtype=np.float64)

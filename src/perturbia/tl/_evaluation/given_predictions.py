@@ -1,0 +1,141 @@
+"""Predictions that were given as data: cells, means or effects."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from perturbia import _keys
+from perturbia.errors import FeatureMismatch, LabelError, ScaleError, shorten
+from perturbia.perturbation import as_perturbation
+from perturbia.stats import group_means, log1p_cp10k
+from perturbia.tl._evaluation.control_cells import observed_controls
+from perturbia.tl._evaluation.predictions import Prediction
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anndata import AnnData
+
+    from perturbia.tl._evaluation.predictions import Role
+    from perturbia.tl._evaluation.truth import Truth
+
+__all__ = ["align", "columns", "from_anndata", "from_table", "on_scale"]
+
+IN = " in context "
+
+
+def from_table(source: pd.DataFrame, truth: Truth, *, name: str, role: Role) -> Prediction:
+    """A table of effects, perturbations × genes."""
+    labels = [str(as_perturbation(label)) for label in source.index.astype(str)]
+    return Prediction(name, role, align(source.to_numpy(), labels, list(source.columns), truth, name), truth)
+
+
+def from_anndata(
+    given: AnnData, truth: Truth, *, name: str, role: Role, kind: str | None, scale: str | None, label_key: str
+) -> Prediction:
+    metadata = dict(given.uns.get(_keys.UNS_RESULT, {}))
+    kind = kind or {"readout": "cells", "effect": "effects"}.get(str(metadata.get("kind")))
+    scale = scale or metadata.get("scale")
+    if kind not in {"cells", "means", "effects"} or scale is None:
+        msg = (
+            f"model: expected an AnnData that says what it holds, got kind {kind!r} and scale {scale!r} for {name}. Pass "
+            "prediction_kind='cells', 'means' or 'effects' and prediction_scale='log1p_cp10k', 'counts' or the scale of "
+            "the features."
+        )
+        raise ScaleError(msg)
+    labels = _labels_of(given, label_key, truth)
+    if kind == "effects":
+        if scale != truth.screen.scale:
+            _refuse_scale(scale, truth, name)
+        return Prediction(name, role, align(given.X, labels, list(given.var_names), truth, name), truth)
+    values = on_scale(given, truth, name, scale=scale)
+    control = observed_controls(truth)
+    if kind == "means":
+        means = align(values, labels, list(truth.screen.adata.var_names), truth, name)
+        return Prediction(name, role, means - control, truth, means=(means, means - control))
+    moments = group_means(values, labels, with_variance=False)
+    genes = list(truth.screen.adata.var_names)
+    means = align(moments.mean, [str(group) for group in moments.groups], genes, truth, name)
+    rows_of = {str(group): np.flatnonzero(np.asarray(labels) == group) for group in moments.groups}
+
+    def draw(condition: int, n: int) -> np.ndarray:
+        rows = rows_of[_wanted(truth, labels)[condition]]
+        return values[np.random.default_rng([truth.seed, condition]).permutation(rows)[:n]]
+
+    return Prediction(name, role, means - control, truth, draw=draw, means=(means, means - control))
+
+
+def _labels_of(given: AnnData, label_key: str, truth: Truth) -> list[str]:
+    """Canonical label of each row, followed by its context where rows say so."""
+    if label_key in given.obs:
+        labels = given.obs[label_key].astype(str)
+    elif _keys.OBS_PERTURBATION in given.obs:
+        labels = given.obs[_keys.OBS_PERTURBATION].astype(str)
+    else:
+        labels = pd.Series(given.obs_names.astype(str), index=given.obs_names)
+    canonical = labels.map({label: str(as_perturbation(label)) for label in labels.unique()})
+    key = truth.screen.context_key
+    if key is not None and key in given.obs:
+        canonical = canonical + IN + given.obs[key].astype(str)
+    return canonical.tolist()
+
+
+def _wanted(truth: Truth, labels: Sequence[str]) -> list[str]:
+    """The judged conditions in the spelling of `labels`: with contexts if those have them."""
+    if any(IN in label for label in labels):
+        return [f"{name}{IN}{context}" for name, context in zip(truth.perturbations, truth.contexts, strict=True)]
+    return truth.perturbations
+
+
+def on_scale(given: AnnData, truth: Truth, name: str, *, scale: str | None = None) -> np.ndarray:
+    """Cells of an AnnData on the scale of effects, dense float32, genes in the order of the screen."""
+    scale = scale or str(dict(given.uns.get(_keys.UNS_RESULT, {})).get("scale"))
+    values = given.X
+    if scale == "counts" and truth.screen.scale == "log1p_cp10k":
+        total = np.asarray(values.sum(axis=1)).ravel()
+        if (total <= 0).any():
+            given = given[total > 0]
+            values = given.X
+        values = log1p_cp10k(values)
+    elif scale != truth.screen.scale:
+        _refuse_scale(scale, truth, name)
+    dense = values.toarray() if hasattr(values, "toarray") else np.asarray(values)
+    return columns(dense.astype(np.float32, copy=False), list(given.var_names), truth, name)
+
+
+def _refuse_scale(scale: str, truth: Truth, name: str) -> None:
+    msg = f"prediction_scale: expected {truth.screen.scale!r} for {name}, as the effects that judge it, got {scale!r}."
+    raise ScaleError(msg)
+
+
+def align(values: Any, labels: Sequence[str], genes: list[str], truth: Truth, name: str) -> np.ndarray:
+    """Rows of the judged conditions and columns of the screen; nothing may be missing."""
+    wanted, position = _wanted(truth, labels), {label: i for i, label in enumerate(labels)}
+    absent = sorted({label for label in wanted if label not in position})
+    if absent or len(position) < len(labels):
+        problem = f"without {shorten(absent, limit=5)}" if absent else "with some twice"
+        msg = f"model: expected a row of {name} for every judged perturbation, got {len(labels)} rows {problem}. Add or drop."
+        raise LabelError(msg)
+    dense = values.toarray() if hasattr(values, "toarray") else np.asarray(values)
+    rows = dense[[position[label] for label in wanted]].astype(np.float64)
+    return columns(rows, genes, truth, name)
+
+
+def columns(values: np.ndarray, genes: list[str], truth: Truth, name: str) -> np.ndarray:
+    wanted = list(truth.screen.adata.var_names)
+    if not np.isfinite(values).all():
+        msg = f"model: expected finite predictions of {name}, got NaN or infinity. No score is defined for them."
+        raise ValueError(msg)
+    if genes == wanted:
+        return values
+    position = pd.Index(genes).get_indexer(wanted) if len(set(genes)) == len(genes) else np.array([-1])
+    if (position < 0).any():
+        absent = [gene for gene in wanted if gene not in set(genes)]
+        msg = (
+            f"model: expected every gene of adata in {name}, got {len(genes)} genes without {shorten(absent, limit=5)}."
+        )
+        raise FeatureMismatch(msg)
+    return values[:, position]

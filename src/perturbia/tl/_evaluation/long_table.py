@@ -1,0 +1,120 @@
+"""The long table of an evaluation: one row for each method, measure and judged condition."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from perturbia.tl._evaluation.ceiling import CEILING, REPEAT, ceilings
+from perturbia.tl._evaluation.flattened import flattened_intervals, moments_of
+from perturbia.tl._evaluation.strata import strata_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from perturbia.tl._evaluation.measure import Measure
+    from perturbia.tl._evaluation.predictions import Prediction
+    from perturbia.tl._evaluation.truth import Truth
+
+__all__ = ["describe_measures", "score_table"]
+
+
+def score_table(
+    predictions: Sequence[Prediction],
+    measures: Sequence[Measure],
+    judged: Truth,
+    n_resamples: int,
+    confidence: float,
+    seed: int,
+    *,
+    progress: bool,
+) -> pd.DataFrame:
+    """The long table."""
+    from rich.progress import track
+
+    scores: list[tuple[str, str, Measure, Any, tuple[float, float]]] = []
+    nothing = (np.nan, np.nan)
+    moments = [moments_of(judged.effects, one.effects) for one in predictions]
+    intervals = {
+        kind: flattened_intervals(moments, kind=kind, n_resamples=n_resamples, confidence=confidence, seed=seed)
+        for kind in {measure.flattened for measure in measures} - {""}
+    }
+    for i, one in enumerate(track(predictions, "Scores", disable=not progress, transient=True)):
+        for measure in measures:
+            interval = intervals[measure.flattened][i] if measure.flattened else nothing
+            scores.append((one.name, one.role, measure, measure.score(judged, one), interval))
+    for measure in track(measures, "Ceilings", disable=not progress, transient=True):
+        repeat, ceiling = ceilings(measure, judged)
+        scores.append((REPEAT, "repeat", measure, repeat, nothing))
+        scores.append((CEILING, "ceiling", measure, ceiling, nothing))
+    order = {name: i for i, name in enumerate(dict.fromkeys(score[0] for score in scores))}
+    scores.sort(key=lambda score: order[score[0]])
+    return _long_table(scores, judged)
+
+
+def _long_table(scores: Sequence[tuple[str, str, Measure, Any, tuple[float, float]]], judged: Truth) -> pd.DataFrame:
+    """One row for each method, measure and condition."""
+    conditions, whole = _conditions(judged), _whole(judged)
+    blocks = [conditions if measure.level == "perturbation" else whole for _, _, measure, _, _ in scores]
+    sizes = [len(block) for block in blocks]
+    n_few = len(conditions) - len(judged)
+    values = [
+        np.concatenate([value, np.full(n_few, np.nan)]) if measure.level == "perturbation" else [value]
+        for _, _, measure, value, _ in scores
+    ]
+
+    def repeated(column: Sequence[Any]) -> np.ndarray:
+        return np.repeat(np.array(column), sizes)
+
+    out = pd.concat(blocks, ignore_index=True)
+    head = {
+        "model": repeated([score[0] for score in scores]),
+        "axis": judged.screen.axis,
+        "role": repeated([score[1] for score in scores]),
+        "metric": repeated([score[2].name for score in scores]),
+        "reference": repeated([score[2].reference for score in scores]),
+        "perturbation": out["perturbation"],
+        "context": out["context"],
+        "value": np.concatenate(values).astype(float),
+        "low": repeated([score[4][0] for score in scores]),
+        "high": repeated([score[4][1] for score in scores]),
+    }
+    rest = out.drop(columns=["perturbation", "context"])
+    return pd.concat([pd.DataFrame(head), rest], axis=1)
+
+
+def _conditions(judged: Truth) -> pd.DataFrame:
+    """The judged conditions, and after them those with too few cells: listed, without a score."""
+    table = judged.conditions.copy()
+    table["stratum"] = strata_of(table["strength"].to_numpy())
+    few = pd.DataFrame(
+        [
+            {"perturbation": label, "context": context, "n_cells": n, "strength": np.nan, "stratum": ""}
+            for (label, context), n in judged.left_out.items()
+        ]
+    )
+    table = pd.concat([table, few], ignore_index=True) if len(few) else table
+    integers = dict.fromkeys(("n_cells", "n_targets", "seen_members"), "Int64")
+    return table.astype(integers)[["perturbation", "context", *integers, "strength", "stratum"]]
+
+
+def _whole(judged: Truth) -> pd.DataFrame:
+    """The row of scores over all conditions."""
+    row = {
+        "perturbation": "",
+        "context": "",
+        "n_cells": int(judged.conditions["n_cells"].sum()),
+        "n_targets": pd.NA,
+        "seen_members": pd.NA,
+        "strength": np.nan,
+        "stratum": "",
+    }
+    return pd.DataFrame([row]).astype({"n_cells": "Int64", "n_targets": "Int64", "seen_members": "Int64"})
+
+
+def describe_measures(measures: Sequence[Measure]) -> pd.DataFrame:
+    fields = ("title", "description", "level", "reads", "higher_is_better", "best", "chance", "unit", "reference")
+    rows = {measure.name: [getattr(measure, name) for name in fields] for measure in measures}
+    return pd.DataFrame.from_dict(rows, orient="index", columns=list(fields))

@@ -1,0 +1,176 @@
+"""How truth and prediction become a score: the functions that measures are made of."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from perturbia import metrics
+from perturbia.tl._evaluation.measure import score_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from perturbia.tl._evaluation.predictions import Prediction
+    from perturbia.tl._evaluation.truth import Truth
+
+    Score = Callable[..., Any]
+
+__all__ = [
+    "TOP",
+    "against_centroid",
+    "centroid_accuracy",
+    "direction",
+    "distances",
+    "likelihood",
+    "on_effects",
+    "on_means",
+    "retrieval",
+    "top_genes_of_halves",
+    "top_genes_of_truth",
+]
+
+TOP = 20
+
+
+def on_effects(score: Score, *, per_perturbation: bool = True, **options: Any) -> Callable[[Truth, Prediction], Any]:
+    def measure(truth: Truth, prediction: Prediction) -> Any:
+        return score_rows(score, truth.effects, prediction.effects, per_perturbation=per_perturbation, **options)
+
+    return measure
+
+
+def on_means(score: Score, *, absolute: bool, **options: Any) -> Callable[[Truth, Prediction], Any]:
+    def measure(truth: Truth, prediction: Prediction) -> Any:
+        means, effects = prediction.populations
+        true, predicted = (truth.means, means) if absolute else (truth.effects, effects)
+        return score_rows(score, true, predicted, per_perturbation=True, **options)
+
+    return measure
+
+
+def against_centroid(*, top: bool) -> Callable[[Truth, Prediction], np.ndarray]:
+    def measure(truth: Truth, prediction: Prediction) -> np.ndarray:
+        # in the precision that effects were stated in: what is left of equal ones is dust, and the metric knows how much
+        true, predicted, centroid = (
+            values.astype(np.float32) for values in (truth.effects, prediction.effects, truth.centroid)
+        )
+        options = {"selection": true, "k": min(TOP, true.shape[1])} if top else {}
+        return score_rows(
+            metrics.reference_correlation, true, predicted, reference=centroid, per_perturbation=True, **options
+        )
+
+    return measure
+
+
+def top_genes_of_halves(*, per_perturbation: bool) -> Callable[[Truth, Prediction], Any]:
+    """Genes are chosen on one half of the held-out cells and scored on the other, both ways."""
+
+    def measure(truth: Truth, prediction: Prediction) -> Any:
+        one, two = truth.halves
+        both = np.isfinite(one).all(axis=1) & np.isfinite(two).all(axis=1)
+        k = min(TOP, one.shape[1])
+        if not both.any():
+            return np.full(len(one), np.nan) if per_perturbation else np.nan
+        scores = [
+            score_rows(
+                metrics.top_gene_correlation,
+                true[both],
+                prediction.effects[both],
+                selection=chosen[both],
+                k=k,
+                per_perturbation=per_perturbation,
+            )
+            for true, chosen in ((one, two), (two, one))
+        ]
+        mean = np.mean(scores, axis=0)
+        if not per_perturbation:
+            return float(mean)
+        found = np.full(len(one), np.nan)
+        found[both] = mean
+        return found
+
+    return measure
+
+
+def top_genes_of_truth(score: Score) -> Callable[[Truth, Prediction], float]:
+    """On the genes of largest measured effect: the truth chooses the genes it scores, as in published evaluations."""
+
+    def measure(truth: Truth, prediction: Prediction) -> float:
+        k = min(TOP, truth.effects.shape[1])
+        genes = metrics.top_genes(truth.effects, k=k)
+        true, predicted = (np.take_along_axis(v, genes, axis=1) for v in (truth.effects, prediction.effects))
+        return score_rows(score, true, predicted)
+
+    return measure
+
+
+def direction(truth: Truth, prediction: Prediction) -> np.ndarray:
+    found = np.full(len(truth), np.nan)
+    rows = truth.significant.any(axis=1)
+    if rows.any():
+        found[rows] = metrics.direction_match(
+            truth.effects[rows], prediction.effects[rows], significant=truth.significant[rows], per_perturbation=True
+        )
+    return found
+
+
+def retrieval(**options: Any) -> Callable[[Truth, Prediction], np.ndarray]:
+    """Within each context: candidates are the judged perturbations of that context."""
+
+    def measure(truth: Truth, prediction: Prediction) -> np.ndarray:
+        found = np.full(len(truth), np.nan)
+        contexts = np.array(truth.contexts)
+        for context in np.unique(contexts):
+            rows = np.flatnonzero((contexts == context) & np.isfinite(truth.effects).all(axis=1))
+            if len(rows) < 2:
+                continue  # nothing to be confused with
+            extra = {"exclude": target_genes(truth)[rows]} if options.get("_exclude_target") else {}
+            plain = {key: value for key, value in options.items() if not key.startswith("_")}
+            found[rows] = metrics.retrieval(
+                truth.effects[rows], prediction.effects[rows], per_perturbation=True, **plain, **extra
+            )
+        return found
+
+    return measure
+
+
+def target_genes(truth: Truth) -> np.ndarray:
+    """Column of the gene that a single perturbation targets, -1 if it is not among the features or there are several."""
+    return truth.screen.adata.var_names.get_indexer(truth.perturbations)
+
+
+def centroid_accuracy(truth: Truth, prediction: Prediction) -> np.ndarray:
+    """Candidates are the other judged perturbations and all that trained, as Systema has it."""
+    found = np.full(len(truth), np.nan)
+    names, seen = truth.training
+    contexts = np.array(truth.contexts)
+    for context in np.unique(contexts):
+        rows = np.flatnonzero(contexts == context)
+        others = seen[~np.isin(names, np.array(truth.perturbations)[rows])]
+        if len(rows) + len(others) < 2:
+            continue
+        found[rows] = metrics.centroid_accuracy(
+            truth.effects[rows],
+            prediction.effects[rows],
+            candidates=others if len(others) else None,
+            per_perturbation=True,
+        )
+    return found
+
+
+def distances(truth: Truth, prediction: Prediction) -> np.ndarray:
+    del truth
+    return prediction.distances
+
+
+def likelihood(truth: Truth, prediction: Prediction) -> float:
+    model = prediction.model
+    if not hasattr(model, "get_iwelbo") or getattr(model, "adata", None) is None:
+        return np.nan
+    rows = np.sort(np.random.default_rng(truth.seed).permutation(np.flatnonzero(truth.screen.part == "test"))[:2000])
+    cells = model.adata.obs_names.get_indexer(truth.screen.adata.obs_names[rows])
+    if (cells < 0).any():
+        return np.nan
+    return float(model.get_iwelbo(indices=cells, n_particles=50, return_mean=True, seed=truth.seed))
