@@ -178,6 +178,18 @@ class EvaluationResult:
         wide = part.pivot(index=["perturbation", "context"], columns="model", values="value")
         return wide[[method for method in self.names() if method in wide]].rename_axis(columns=None)
 
+    def cautions(self) -> list[str]:
+        """What to know before quoting the numbers.
+
+        Returns
+        -------
+        Sentences: what the split tests, what the protocol leaves to luck, which perturbations and measures have no score,
+        and which baselines could not answer.
+        """
+        from perturbia.tl._evaluation.display import cautions
+
+        return cautions(self)
+
     def _known(self, metrics: Sequence[str] | None) -> list[str]:
         if metrics is None:
             return list(self.metrics.index)
