@@ -519,3 +519,14 @@ def test_no_warning_of_our_own(screen):
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)
         pb.tl.evaluate(fit("Ridge", screen), screen, baselines=BASELINES).summary()
+
+
+def test_cells_are_found_by_place_where_names_repeat(screen):
+    adata = screen.copy()
+    adata.obs_names = ["cell"] * adata.n_obs
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        pb.tl.split(adata, axis="combination", fraction=0.4, valid=0.25)
+        found = pb.tl.evaluate(fit("Ridge", adata), adata, baselines=None)
+    ours = pb.tl.evaluate(fit("Ridge", screen), screen, baselines=None)
+    np.testing.assert_allclose(found.values("correlation"), ours.values("correlation"), atol=0.05)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from perturbia.errors import LabelError, LeakageError, UnsupportedQuery
+from perturbia.errors import LeakageError, UnsupportedQuery
 from perturbia.model.baseline._closed_form import ClosedFormModel
 from perturbia.perturbation import Perturbation, as_perturbation
 from perturbia.tl._evaluation.given_predictions import columns, on_scale
@@ -30,8 +30,12 @@ def check_unseen(model: Any, truth: Truth, name: str) -> None:
     adata, trained = getattr(model, "adata", None), getattr(model, "train_indices_", None)
     if adata is None or trained is None:
         return
-    judges = truth.screen.adata.obs_names[truth.screen.part == "test"]
-    both = adata.obs_names[np.asarray(trained, dtype=int)].isin(judges)
+    screen, trained = truth.screen, np.asarray(trained, dtype=int)
+    judges = np.flatnonzero(screen.part == "test")
+    if adata is screen.source or adata is screen.adata:
+        both = np.isin(trained, judges)
+    else:
+        both = adata.obs_names[trained].isin(screen.adata.obs_names[judges])
     if both.any():
         msg = (
             f"model: expected {name} to be trained without the held-out cells, got {int(both.sum())} of "
@@ -96,16 +100,11 @@ def _predicted_means(model: Any, truth: Truth, seed: int) -> tuple[np.ndarray, n
 
 
 def _latent_of(model: Any, truth: Truth, rows: np.ndarray) -> AnnData:
-    """Basal coordinates of cells of the screen, by the data that the model holds or by a copy of these cells."""
-    own = getattr(model, "adata", None)
-    names = truth.screen.adata.obs_names[rows]
-    if own is None or not names.isin(own.obs_names).all() or not own.obs_names.is_unique:
-        msg = (
-            f"model: expected {type(model).__name__} to hold the control cells of adata, got other data. Load it with "
-            "adata=adata."
-        )
-        raise LabelError(msg)
-    return model.encode(indices=own.obs_names.get_indexer(names))
+    """Basal coordinates of cells of the screen, by the data that the model holds, or by a copy of these cells."""
+    positions = truth.screen.positions_in(getattr(model, "adata", None), rows)
+    if positions is not None:
+        return model.encode(indices=positions)
+    return model.encode(truth.screen.source[rows].copy())
 
 
 def from_protocol(model: Any, truth: Truth, *, name: str, role: Role, seed: int) -> Prediction:

@@ -167,10 +167,9 @@ def distances(truth: Truth, prediction: Prediction) -> np.ndarray:
 
 def likelihood(truth: Truth, prediction: Prediction) -> float:
     model = prediction.model
-    if not hasattr(model, "get_iwelbo") or getattr(model, "adata", None) is None:
+    if not hasattr(model, "get_iwelbo"):
         return np.nan
     rows = np.sort(np.random.default_rng(truth.seed).permutation(np.flatnonzero(truth.screen.part == "test"))[:2000])
-    cells = model.adata.obs_names.get_indexer(truth.screen.adata.obs_names[rows])
-    if (cells < 0).any():
-        return np.nan
-    return float(model.get_iwelbo(indices=cells, n_particles=50, return_mean=True, seed=truth.seed))
+    cells = truth.screen.positions_in(model.adata, rows)
+    where = {"indices": cells} if cells is not None else {"adata": truth.screen.source[rows].copy()}
+    return float(model.get_iwelbo(**where, n_particles=50, return_mean=True, seed=truth.seed))

@@ -70,6 +70,8 @@ class JudgedScreen:
     adata
         A shallow AnnData of its own: `X` is the matrix of the user, `obs` holds canonical labels, batches, contexts and
         the split. The data of the user are not written to.
+    source
+        The data of the user, which are read and not written to.
     dosage, names
         Dosage of the cells, and the target of each column.
     labels
@@ -91,6 +93,7 @@ class JudgedScreen:
     """
 
     adata: AnnData
+    source: AnnData
     dosage: sparse.csr_matrix
     names: list[str]
     labels: np.ndarray
@@ -149,6 +152,15 @@ class JudgedScreen:
         matrix = self.adata.X
         size = matrix.nnz if hasattr(matrix, "nnz") else matrix.size
         return log1p_cp10k(matrix) if self.registered_scale == "counts" and size < SMALL else None
+
+    def positions_in(self, adata: AnnData | None, rows: np.ndarray) -> np.ndarray | None:
+        """Positions of cells of the screen in the data that a model holds, None if they are not all there."""
+        if adata is self.source or adata is self.adata:
+            return rows
+        if adata is None or not (adata.obs_names.is_unique and self.adata.obs_names.is_unique):
+            return None
+        positions = adata.obs_names.get_indexer(self.adata.obs_names[rows])
+        return None if (positions < 0).any() else positions
 
     @property
     def visible(self) -> np.ndarray:
@@ -249,6 +261,7 @@ def read_screen(adata: AnnData, registration: Registration, *, models: Sequence[
     split = adata.uns.get(split_key, {})
     return JudgedScreen(
         adata=shallow,
+        source=adata,
         dosage=dosage,
         names=names,
         labels=np.asarray(obs[LABEL].astype(str)),
