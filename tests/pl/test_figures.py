@@ -75,6 +75,8 @@ def test_latent_leaves_out_cells_without_coordinates_and_takes_given_axes():
     assert {text.get_text() for text in ax.get_legend().get_texts()} == {"P01", "other", "control"}
     with pytest.raises(KeyError, match="X_pca"):
         pl.latent(adata, color="perturbation", basis="X_pca")
+    with pytest.raises(ValueError, match=r"groups: .* got 'P1' \(nearest: P01"):
+        pl.latent(adata, color="perturbation", groups=["P00", "P1"])
 
 
 @pytest.mark.parametrize("n", [5, 25, 100])
@@ -104,11 +106,11 @@ def test_mechanisms_without_a_tree_or_a_moved_latent():
     assert "0 of 4 latents" in figure.get_suptitle()
 
 
-def test_effect_scatter_writes_its_scores_and_units():
+def test_scatter_effects_writes_its_scores_and_units():
     rng = np.random.default_rng(0)
     truth = rng.normal(size=(6, 30))
     prediction = truth + rng.normal(size=truth.shape)
-    ax = pl.effect_scatter(effect_table(prediction), effect_table(truth), highlight=["P2", "P4"])
+    ax = pl.scatter_effects(effect_table(prediction), effect_table(truth), highlight=["P2", "P4"])
     expected = np.corrcoef(truth.ravel(), prediction.ravel())[0, 1]
     assert f"r = {expected:.3f}" in ax.texts[0].get_text()
     assert ax.get_xlabel() == "predicted effect (log1p CP10K)"
@@ -116,14 +118,14 @@ def test_effect_scatter_writes_its_scores_and_units():
     assert drawn(ax) == truth.size
 
 
-def test_effect_scatter_aligns_perturbations_by_name():
+def test_scatter_effects_aligns_perturbations_by_name():
     truth = effect_table(np.random.default_rng(0).normal(size=(6, 30)))
-    ax = pl.effect_scatter(truth[::-1].copy(), truth)
+    ax = pl.scatter_effects(truth[::-1].copy(), truth)
     assert "r = 1.000" in ax.texts[0].get_text()
     other = truth.copy()
     other.var_names = [f"g{i}" for i in range(30)]
     with pytest.raises(FeatureMismatch):
-        pl.effect_scatter(other, truth)
+        pl.scatter_effects(other, truth)
 
 
 def test_training_draws_both_curves():
@@ -142,23 +144,14 @@ def test_training_draws_both_curves():
         pl.training({})
 
 
-def test_scores_has_a_row_a_method_and_no_row_for_the_ceiling():
-    table = pd.DataFrame({"r": [0.7, 0.5, 0.8], "R2": [0.4, -5.0, 0.6]}, index=["model", "baseline", "ceiling"])
-    figure = pl.scores(table, columns=["r", "R2"], highlight=["model"], ceiling="ceiling")
-    names = [text.get_text() for text in figure.axes[0].get_yticklabels()]
-    assert names == ["baseline", "model"]
-    assert figure.axes[1].get_xlim()[0] >= -0.35
-    assert any(text.get_text() == "-5.00" for text in figure.axes[1].texts)
-
-
 def test_mechanisms_refuses_a_tree_with_rows_moved():
     tree = tree_of(6, 4)
     with pytest.raises(ValueError, match="left out or moved"):
         pl.mechanisms(tree[::-1])
 
 
-def test_effect_scatter_refuses_two_scales():
+def test_scatter_effects_refuses_two_scales():
     one, other = effect_table(np.eye(3)), effect_table(np.eye(3))
     other.uns["perturbia"] = {"scale": "counts"}
     with pytest.raises(ScaleError, match="'log1p_cp10k' and 'counts'"):
-        pl.effect_scatter(one, other)
+        pl.scatter_effects(one, other)

@@ -8,11 +8,14 @@ __getattr__, __dir__, __all__ = _lazy.attach(
     __name__,
     submod_attrs={
         "calibration_plot": ["calibration"],
-        "effect_agreement": ["effect_scatter"],
+        "effect_agreement": ["scatter_effects"],
         "latent_space": ["latent"],
         "mechanism_map": ["mechanisms"],
         "predictive_check_plot": ["ppc"],
-        "score_strip": ["scores"],
+        "report_page": ["report"],
+        "retrieval_grid": ["retrieval_matrix"],
+        "score_strip": ["metric_strip"],
+        "stratum_lines": ["strata"],
         "training_curve": ["training"],
     },
 )

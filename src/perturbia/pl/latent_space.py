@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from perturbia.pl._methods import check_names
 from perturbia.pl._style import FAINT, INK, MUTED, PALETTE, colours_of, new_axes
 
 if TYPE_CHECKING:
@@ -63,6 +64,8 @@ def latent(
     ------
     KeyError
         If the representation or the column does not exist.
+    ValueError
+        If one of `groups` is no category; the message has the nearest ones.
 
     Examples
     --------
@@ -75,7 +78,6 @@ def latent(
         kind, have = ("obsm", list(adata.obsm)) if basis not in adata.obsm else ("obs", list(adata.obs))
         msg = f"basis, color: expected keys of obsm and obs, got {basis!r} and {color!r}; {kind} holds {have[:10]}."
         raise KeyError(msg)
-    ax = new_axes(ax, size=(5.2, 4.4))
     points = np.asarray(adata.obsm[basis])[:, :2]
     labels = adata.obs[color].astype(str).to_numpy()
     controls = {control} if isinstance(control, str) else set(control)
@@ -84,6 +86,9 @@ def latent(
     if groups is None:
         others = [name for name in names[np.argsort(-count, kind="stable")] if name not in controls]
         groups = sorted(others[: len(PALETTE)])
+    elif groups := list(groups):
+        groups = check_names(groups, np.unique(labels), argument="groups", of=f"categories of obs[{color!r}]")
+    ax = new_axes(ax, size=(5.2, 4.4))
     colours = colours_of(list(groups))
     size = size if size is not None else float(np.clip(30_000 / max(drawn.sum(), 1), 1.5, 20))
     grey = drawn & ~np.isin(labels, list(colours))
