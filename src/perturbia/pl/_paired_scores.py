@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["draw_pairs"]
 
 _N_NAMES = 8
-_LONGEST = 30  # letters of a label of the axes
+_LONGEST = 28  # letters of a label of the axes
 
 
 def draw_pairs(ax: Axes, result: EvaluationResult, *, model: str, other: str, metric: str) -> None:

@@ -95,7 +95,7 @@ def scatter_effects(
         ax.scatter(x[rows].ravel(), y[rows].ravel(), s=9, c=colour, alpha=0.85, zorder=4 - i / len(colours), **style)
         if legend:
             ax.scatter([], [], s=16, c=colour, label=one)
-    text = f"r = {effect_correlation(y, x):.3f}\nR² = {effect_r2(y, x):.3f}"
+    text = f"r = {effect_correlation(y, x):.3f}\nR² = {effect_r2(y, x):.3f}".replace("-", "−")  # as the axes write it
     if n_left_out:
         text += f"\n{n_left_out} without effects left out"
     box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 1}

@@ -34,6 +34,7 @@ _HEADLINE = ("correlation", "correlation_systema", "r2", "rmse", "retrieval_cosi
 _N_HEADLINE = 5
 _WIDTH = 11.0
 _LETTERS_A_LINE = 190
+_TITLE_WIDTH = 22
 
 
 def report(
@@ -149,7 +150,8 @@ def _draw_below(
         elif panel == "pairs":
             draw_pairs(ax, result, model=name, other=str(rival), metric=metric)
         else:
-            scatter_effects(result, model=name if panel == "scatter" else rival, ax=ax)
+            one = name if panel == "scatter" else str(rival)
+            scatter_effects(result, model=one, title=textwrap.fill(one, _TITLE_WIDTH), ax=ax)
     _share_limits([ax for panel, ax in zip(panels, axes, strict=False) if panel in {"scatter", "rival"}])
     return list(axes[: len(panels)])
 

@@ -162,7 +162,7 @@ def _outline_diagonal(ax: Axes, n: int, *, colour: str) -> None:
     from matplotlib.patches import Rectangle
 
     frames = [Rectangle((i - 0.5, i - 0.5), 1, 1) for i in range(n)]
-    width = float(np.clip(25 / n, 0.25, 1.2))
+    width = float(np.clip(20 / n, 0.12, 1.2))
     ax.add_collection(
         PatchCollection(frames, facecolor="none", edgecolor=colour, linewidth=width, clip_on=False, zorder=3)
     )
@@ -176,7 +176,8 @@ def _label(ax: Axes, names: np.ndarray) -> None:
     step = int(np.ceil(_SMALLEST * 1.1 / room))
     size = float(np.clip(0.85 * room * step, _SMALLEST, 7.5))
     shown = np.arange(0, len(names), step)
-    names = np.array([name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…" for name in names])
+    longest = _LONGEST if step == 1 else _LONGEST // 2 + 2
+    names = np.array([name if len(name) <= longest else f"{name[: longest - 1]}…" for name in names])
     ax.set_xticks(shown, names[shown], rotation=90 if len(shown) > 4 else 0, fontsize=size)
     ax.set_yticks(shown, names[shown], fontsize=size)
     ax.set_xlabel("observed effect", fontsize=8)
@@ -197,6 +198,6 @@ def _draw_ranks(strip: Axes, ranks: np.ndarray) -> None:
     strip.axvline((n + 1) / 2, color=MUTED, linewidth=0.7, linestyle="--", zorder=0)
     strip.set(xlim=(1, n), ylim=(n - 0.5, -0.5), yticks=[])
     strip.set_xticks([1, n], ["1", str(n)], fontsize=6.5)
-    strip.set_title("rank", fontsize=7, color=INK, pad=3)
+    strip.set_xlabel("rank", fontsize=7, labelpad=0)
     strip.tick_params(length=2, pad=2)
     strip.spines[["top", "right", "left"]].set_visible(False)

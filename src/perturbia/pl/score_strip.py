@@ -26,6 +26,7 @@ __all__ = ["metric_strip"]
 _N_LEADING = 8
 _LINES: dict[str, Any] = {"true effects": "--", "second experiment": ":"}
 _TITLE_WIDTH = 19
+_LEGEND_INCHES = 1.4  # of one entry
 
 
 @dataclass(frozen=True)
@@ -244,11 +245,15 @@ def draw_strip(figure: Figure | SubFigure, rows: Rows, panels: list[Panel], *, n
     if any(not panel.higher_is_better for panel in panels):
         handles.append(Line2D([], [], linestyle="", label="↓ lower is better"))
     if handles:
-        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=7)
+        room = int(figure.bbox.width / figure.dpi / _LEGEND_INCHES)
+        n_entries = min(len(handles), max(room, 1))
+        figure.legend(handles=handles, loc="outside lower center", ncols=n_entries, frameon=False, fontsize=7)
     return axes
 
 
 def _draw_panel(ax: Axes, rows: Rows, panel: Panel) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     low, high = _limits(panel)
     position = [float(i) for i in range(len(rows.names))]
     ax.hlines(position, low, high, color=FAINT, linewidth=0.5, zorder=0)
@@ -276,7 +281,7 @@ def _draw_panel(ax: Axes, rows: Rows, panel: Panel) -> None:
     ax.set_xlim(low, high)
     ax.set_title("\n".join(textwrap.wrap(panel.title, _TITLE_WIDTH)), fontsize=8, color=INK)
     ax.set_xlabel(panel.note, fontsize=7, color=INK)
-    ax.locator_params(axis="x", nbins=3)
+    ax.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10]))  # as many as have room
     ax.tick_params(axis="x", labelsize=7, length=2)
     ax.tick_params(axis="y", labelsize=7.5, length=0)
     ax.spines[["top", "right", "left"]].set_visible(False)

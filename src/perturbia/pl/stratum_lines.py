@@ -217,5 +217,5 @@ def _limits(
         np.concatenate([values["value"][seen], values["low"][shown], values["high"][shown]]),
         chance=float(row["chance"]),
         higher_is_better=bool(row["higher_is_better"]),
-        ceiling=float(np.nanmax(values["value"][shown & seen], initial=0.0)),
+        ceiling=float(np.nanmax([values["value"][shown], values["high"][shown]], initial=0.0)),
     )
