@@ -132,6 +132,32 @@ def test_additive_predictions_have_no_interaction(result):
     assert found.loc["MatchingMean", "interaction_r"] != 0
 
 
+def test_scores_of_cell_eval_are_those_of_means(screen):
+    """Means of all cells against means of all cells; controls cancel from absolute distances."""
+    rng = np.random.default_rng(0)
+    test = np.flatnonzero(
+        (screen.obs["pb_split"] == "test").to_numpy() & (screen.obs["perturbation"] != "control").to_numpy()
+    )
+    cells = screen[rng.permutation(test)].copy()
+    cells.obs["pb_perturbation"] = np.roll(cells.obs["perturbation"].astype(str).to_numpy(), 7)
+    names = ["mae_means", "mse_means", "mae_delta", "discrimination_l1"]
+    found = judge(screen, cells, protocol=names, prediction_kind="cells", prediction_scale="counts")
+    log = pb.stats.log1p_cp10k(screen.layers["counts"])
+    log = log.toarray() if sparse.issparse(log) else log
+    order = screen.obs_names.get_indexer(cells.obs_names)
+    true, predicted = [], []
+    for name in labels_of(screen):
+        true.append(log[test[(screen.obs["perturbation"].astype(str) == name).to_numpy()[test]]].mean(0))
+        predicted.append(log[order[(cells.obs["pb_perturbation"] == name).to_numpy()]].mean(0))
+    gap = np.abs(np.stack(predicted)[:, None] - np.stack(true)[None])
+    np.testing.assert_allclose(found.values("mae_means")["prediction"], gap.mean(-1).diagonal(), atol=1e-5)
+    np.testing.assert_allclose(found.values("mse_means")["prediction"], (gap**2).mean(-1).diagonal(), atol=1e-5)
+    assert (found.values("mae_delta")["prediction"] != found.values("mae_means")["prediction"]).all()
+    distance = gap.sum(-1)
+    closer = (distance < distance.diagonal()[:, None]).sum(1)
+    np.testing.assert_allclose(found.values("discrimination_l1")["prediction"], 1 - closer / len(closer), atol=1e-9)
+
+
 def test_interactions_need_members_that_no_method_is_fitted_to(screen):
     adata = screen.copy()
     pb.tl.split(adata, axis="combination", fraction=0.4, valid=0.0)

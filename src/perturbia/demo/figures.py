@@ -147,7 +147,7 @@ def _figures(
     r = result.summary(metrics=["correlation_all"])["value"]["correlation_all"]
     baseline = str(r[ranked(result)].idxmax())
     shown = [MODEL, COMBINED, baseline]
-    figure, axes = plt.subplots(1, 3, figsize=(12, 4.3), layout="constrained")
+    figure, axes = plt.subplots(1, 3, figsize=(9.6, 3.6), layout="constrained")
     for ax, name in zip(axes, shown, strict=True):
         last = name == shown[-1]
         pl.scatter_effects(result, model=name, highlight=strongest, title=name, legend=last, ax=ax)

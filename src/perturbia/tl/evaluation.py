@@ -96,7 +96,7 @@ def evaluate(
         Data with `obs[split_key]`; by default the data of the model. Not written to.
     protocol
         ``"core"``, ``"sams-vae"``, ``"systema"``, ``"cell-eval"``, ``"perturbench"``, or a list of protocols and names of
-        measures; :attr:`EvaluationResult.metrics` describes them.
+        measures; :attr:`perturbia.tl.EvaluationResult.metrics` describes them.
     baselines
         ``"auto"`` fits every baseline of :mod:`perturbia.model` that can answer; or names of some; or fitted models by
         name; or None, for a table without any.

@@ -110,7 +110,11 @@ class EvaluationResult:
             raise ValueError(msg)
         described = described[described["level"] == "perturbation"]
         table = table[table["metric"].isin(described.index)]
-        parts = {group: summarize(table[table[by] == group], described, **options) for group in groups_of(table, by)}
+        groups = groups_of(table, by)
+        if not groups:
+            msg = f"by: expected a grouping that the result has, got {by!r}, which no perturbation has a value of."
+            raise ValueError(msg)
+        parts = {group: summarize(table[table[by] == group], described, **options) for group in groups}
         return pd.concat(parts, names=[by])
 
     def compare(

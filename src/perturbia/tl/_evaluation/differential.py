@@ -11,6 +11,7 @@ import numpy as np
 from perturbia import metrics
 from perturbia.stats import rank_sum
 from perturbia.tl._evaluation.measure import Measure
+from perturbia.tl._evaluation.truth import MAX_CONTROLS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -44,7 +45,7 @@ def _test(truth: Truth, cells: Sequence[np.ndarray]) -> DifferentialTable:
     contexts = np.array(truth.contexts)
     for context in np.unique(contexts):
         rows = np.flatnonzero(contexts == context)
-        controls = truth.screen.cells(truth.control_rows(held_out=True, context=context))
+        controls = truth.screen.cells(truth.control_rows(held_out=True, context=context, limit=MAX_CONTROLS))
         parts = [controls, *(cells[int(row)] for row in rows)]
         labels = np.repeat([CONTROL, *map(str, rows)], [len(part) for part in parts])
         tested = rank_sum(

@@ -40,7 +40,13 @@ def cautions(result: EvaluationResult) -> list[str]:
     if info["controls_shared"]:
         found.append("No control cells were held out: predictions and truth share the noise of their controls.")
     if info["too_few_cells"]:
-        found.append(f"{len(info['too_few_cells'])} perturbations have too few held-out cells and are not judged.")
+        n_few = len(info["too_few_cells"])
+        verb = (
+            "perturbation has too few held-out cells and is"
+            if n_few == 1
+            else "perturbations have too few held-out cells and are"
+        )
+        found.append(f"{n_few} {verb} not judged.")
     summary = result.summary()
     undefined = summary.loc[result.names(*RANKED), "n_undefined"].max().fillna(0)
     few = len(info["too_few_cells"])

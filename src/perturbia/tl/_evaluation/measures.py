@@ -12,11 +12,11 @@ from perturbia.tl._evaluation.differential import DIFFERENTIAL
 from perturbia.tl._evaluation.interactions import interaction_r, interaction_r2
 from perturbia.tl._evaluation.measure import Measure
 from perturbia.tl._evaluation.scores import (
-    TOP,
     against_centroid,
     centroid_accuracy,
     direction,
     distances,
+    jaccard_of_top_genes,
     likelihood,
     on_effects,
     on_means,
@@ -106,7 +106,7 @@ EFFECT_MEASURES: tuple[Measure, ...] = (
         "jaccard20",
         "Jaccard, top 20",
         "Overlap of the 20 strongest predicted and observed genes, with their signs: shared over all.",
-        on_effects(metrics.top_gene_jaccard, k=TOP, signed=True),
+        jaccard_of_top_genes,
     ),
     Measure(
         "direction",
@@ -268,8 +268,12 @@ def _on_means_of_cells() -> list[Measure]:
         return retrieval(query="prediction", metric=metric, normalize="vcc", ties="first", _exclude_target=True)
 
     def on_cells(score: Callable[[Truth, Prediction], np.ndarray]) -> Callable[[Truth, Prediction], np.ndarray]:
+        """Means of held-out and of predicted cells, both relative to the mean of the held-out controls."""
+
         def measure(truth: Truth, prediction: Prediction) -> np.ndarray:
-            return score(truth, replace(prediction, effects=prediction.populations[1]))
+            control = truth.control_means
+            judged = replace(truth, effects=truth.means - control)
+            return score(judged, replace(prediction, effects=prediction.populations[0] - control))
 
         return measure
 
@@ -278,9 +282,9 @@ def _on_means_of_cells() -> list[Measure]:
             replace(
                 RMSE,
                 name=f"{name}{suffix}",
-                title=f"{title}{' of effects' if suffix else ''}",
+                title=f"{title} of {short}",
                 description=f"{title} of {what}, mean over genes.",
-                score=on_means(score, absolute=not suffix),
+                score=on_means(score, absolute=suffix == "_means"),
                 reads="cells",
                 noise=noise,  # type: ignore[arg-type]
             )
@@ -288,7 +292,10 @@ def _on_means_of_cells() -> list[Measure]:
                 ("mae", "MAE", metrics.mae, "error"),
                 ("mse", "MSE", metrics.mse, "squared error"),
             )
-            for suffix, what in (("_means", "mean expression"), ("_delta", "mean expression minus controls"))
+            for suffix, short, what in (
+                ("_means", "means", "mean expression"),
+                ("_delta", "effects", "mean expression minus observed controls"),
+            )
         ),
         *(
             replace(

@@ -23,6 +23,7 @@ __all__ = [
     "centroid_accuracy",
     "direction",
     "distances",
+    "jaccard_of_top_genes",
     "likelihood",
     "on_effects",
     "on_means",
@@ -104,6 +105,13 @@ def top_genes_of_truth(score: Score) -> Callable[[Truth, Prediction], float]:
         return score_rows(score, true, predicted)
 
     return measure
+
+
+def jaccard_of_top_genes(truth: Truth, prediction: Prediction) -> np.ndarray:
+    k = min(TOP, truth.effects.shape[1])
+    return score_rows(
+        metrics.top_gene_jaccard, truth.effects, prediction.effects, k=k, signed=True, per_perturbation=True
+    )
 
 
 def direction(truth: Truth, prediction: Prediction) -> np.ndarray:

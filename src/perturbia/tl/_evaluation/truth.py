@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 
     from perturbia.tl._evaluation.screen import JudgedScreen
 
-__all__ = ["MIN_CONTROLS", "Basis", "Halving", "Truth"]
+__all__ = ["MAX_CONTROLS", "MIN_CONTROLS", "Basis", "Halving", "Truth"]
 
 MIN_CONTROLS = 10
 MAX_CELLS = 300
+MAX_CONTROLS = 2000
 N_FIT = 5000
 N_COMPONENTS = 50
 FDR = 0.05
@@ -210,6 +211,15 @@ class Truth:
             return self.control_rows(held_out=False, context=context, limit=limit)
         rows = screen.by_name(np.flatnonzero(chosen))
         return np.random.default_rng(self.seed + 1).permutation(rows)[:limit]
+
+    @cached_property
+    def control_means(self) -> np.ndarray:
+        """Mean of the held-out controls of the context of each condition, float64 `(n_conditions, n_genes)`."""
+        means = {
+            context: self.screen.cells(self.control_rows(held_out=True, context=context, limit=MAX_CONTROLS))
+            for context in set(self.contexts)
+        }
+        return np.stack([means[context].mean(axis=0, dtype=np.float64) for context in self.contexts])
 
     @cached_property
     def control_coordinates(self) -> dict[str, np.ndarray]:
