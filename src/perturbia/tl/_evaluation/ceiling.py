@@ -51,10 +51,10 @@ def ceilings(measure: Measure, truth: Truth) -> tuple[np.ndarray | float, np.nda
         if measure.reads == "cells":
             return nothing, nothing
         return nothing, np.full(shape, measure.best)
-    halvings = truth.repeats if measure.reads == "effects" else truth.repeats[:N_HALVINGS_OF_CELLS]
-    if not halvings:
+    n_halvings = len(truth.repeats) if measure.reads == "effects" else min(len(truth.repeats), N_HALVINGS_OF_CELLS)
+    if n_halvings == 0:
         return nothing, nothing
-    found = np.array([_score_of_halves(measure, truth, halving) for halving in halvings], dtype=float)
+    found = np.array([_score_of_halves(measure, truth, i) for i in range(n_halvings)], dtype=float)
     value = found.mean(axis=0)  # NaN where one halving has none: too few cells to tell
     repeat, ceiling = _corrected(value, measure)
     if measure.level == "all":
@@ -62,53 +62,45 @@ def ceilings(measure: Measure, truth: Truth) -> tuple[np.ndarray | float, np.nda
     return repeat, ceiling
 
 
-def _score_of_halves(measure: Measure, truth: Truth, halving: Halving) -> np.ndarray | float:
-    """One half as the truth, the other as a prediction."""
-    judged = replace(
-        truth, effects=halving.effects[0], halves=halving.quarters[:2], test=np.sort(halving.rows[0]), repeats=()
-    )
-    judged.__dict__["basis"] = truth.basis if measure.reads == "cells" else None
-    judged.__dict__["significant"] = truth.significant
-    second = halving.quarters[2] if measure.noise == "correlation of halves" else halving.effects[1]
-    prediction = Prediction(REPEAT, "reference", second, judged)
-    if measure.reads == "cells":
-        other = replace(truth, test=np.sort(halving.rows[1]), repeats=())
-        means = other.means
-        prediction.means = means, halving.effects[1]
-        prediction.draw = lambda condition, n: truth.screen.cells(other.populations[condition][:n])
-    defined = np.isfinite(second).all(axis=1)
-    if not defined.all():
-        return _score_of_rows(measure, judged, prediction, defined)
-    return measure.score(judged, prediction)
-
-
-def _score_of_rows(measure: Measure, judged: Truth, prediction: Prediction, defined: np.ndarray) -> np.ndarray | float:
-    """The score of those conditions that both halves have."""
-    nothing = np.full(len(defined), np.nan) if measure.level == "perturbation" else np.nan
-    if not defined.any():
-        return nothing
-    rows = np.flatnonzero(defined)
-    part = replace(
-        judged,
-        conditions=judged.conditions.iloc[rows].reset_index(drop=True),
-        effects=judged.effects[rows],
-        standard_errors=judged.standard_errors[rows],
-        halves=(judged.halves[0][rows], judged.halves[1][rows]),
-    )
-    part.__dict__["basis"] = judged.__dict__["basis"]
-    part.__dict__["significant"] = judged.significant[rows]
-    kept = Prediction(prediction.name, prediction.role, prediction.effects[rows], part)
-    if prediction.means is not None:
-        kept.means = prediction.means[0][rows], prediction.means[1][rows]
-    if prediction.draw is not None:
-        draw = prediction.draw
-        kept.draw = lambda condition, n: draw(int(rows[condition]), n)
-    value = measure.score(part, kept)
-    if measure.level == "all":
+def _score_of_halves(measure: Measure, truth: Truth, halving: int) -> np.ndarray | float:
+    """One half as the truth, the other as a prediction, where both have the cells for it."""
+    whole = measure.level == "all"
+    cells, quarters = measure.reads == "cells", measure.noise == "correlation of halves"
+    cache = truth.__dict__.setdefault("experiments", {})
+    if (halving, cells, quarters) not in cache:
+        cache[halving, cells, quarters] = _experiment(truth, truth.repeats[halving], cells=cells, quarters=quarters)
+    judged, prediction, rows = cache[halving, cells, quarters]
+    if len(rows) == 0:
+        return np.nan if whole else np.full(len(truth), np.nan)
+    value = measure.score(judged, prediction)
+    if whole:
         return value
-    found = np.full(len(defined), np.nan)
+    found = np.full(len(truth), np.nan)
     found[rows] = value
     return found
+
+
+def _experiment(truth: Truth, halving: Halving, *, cells: bool, quarters: bool) -> tuple[Truth, Prediction, np.ndarray]:
+    """Truth of one half, prediction of the other, and the conditions for which both have enough cells."""
+    second = halving.quarters[2] if quarters else halving.effects[1]
+    (rows,) = np.nonzero(np.isfinite(second).all(axis=1) & np.isfinite(halving.effects[0]).all(axis=1))
+    judged = replace(
+        truth,
+        conditions=truth.conditions.iloc[rows].reset_index(drop=True),
+        effects=halving.effects[0][rows],
+        standard_errors=truth.standard_errors[rows],
+        halves=(halving.quarters[0][rows], halving.quarters[1][rows]),
+        test=np.sort(halving.rows[0]),
+        repeats=(),
+    )
+    judged.__dict__["significant"] = truth.significant[rows]
+    prediction = Prediction(REPEAT, "reference", second[rows], judged)
+    if cells:
+        judged.__dict__["basis"] = truth.basis
+        other = replace(judged, test=np.sort(halving.rows[1]))
+        prediction.means = other.means, halving.effects[1][rows]
+        prediction.draw = lambda condition, n: truth.screen.cells(other.populations[condition][:n])
+    return judged, prediction, rows
 
 
 def _corrected(value: np.ndarray, measure: Measure) -> tuple[np.ndarray, np.ndarray]:
