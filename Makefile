@@ -67,8 +67,8 @@ format: venv ## Rewrite the code in the house style
 docs: venv ## Build the documentation; a warning is an error
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
 
-tutorials: venv ## Execute every tutorial in place
-	$(BIN)/python scripts/execute_tutorials.py tutorials/*.ipynb
+tutorials: venv ## Execute every notebook in place: the tutorials and those of the docs
+	$(BIN)/python scripts/execute_tutorials.py
 
 bench: venv ## Run the benchmarks
 	@for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python "$$script" $(BENCH_ARGS); done

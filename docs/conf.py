@@ -26,6 +26,7 @@ extensions = [
     "sphinxcontrib.bibtex",
     "api_pages",
     "mathml",
+    "measure_tables",
 ]
 if os.environ.get("READTHEDOCS"):
     extensions.append("sphinx.ext.intersphinx")

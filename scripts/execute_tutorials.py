@@ -1,6 +1,6 @@
 """Execute notebooks in place, and keep out of them what only one machine knows: clock times, versions, warnings with paths.
 
-Run with `python scripts/execute_tutorials.py tutorials/*.ipynb`.
+Run with `python scripts/execute_tutorials.py`, which takes all of them, or name some.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 
+ROOT = Path(__file__).parents[1]
+FOLDERS = ("tutorials", "docs/evaluation")
 SECONDS = 600
 
 
@@ -37,14 +39,15 @@ def execute(path: Path) -> None:
 
 
 def main() -> None:
-    """Execute the notebooks named on the command line."""
+    """Execute the notebooks named on the command line, by default all."""
     os.environ.pop("MPLBACKEND", None)  # figures belong into the notebook
     # a reader with widgets sees no such advice
     os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"
-    for name in sys.argv[1:]:
+    named = [Path(name) for name in sys.argv[1:]]
+    for path in named or [path for folder in FOLDERS for path in sorted((ROOT / folder).glob("*.ipynb"))]:
         start = time.perf_counter()
-        execute(Path(name))
-        sys.stdout.write(f"{name}: {time.perf_counter() - start:.0f} s\n")
+        execute(path)
+        sys.stdout.write(f"{path.stem}: {time.perf_counter() - start:.0f} s\n")
 
 
 if __name__ == "__main__":

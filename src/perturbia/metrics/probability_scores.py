@@ -93,7 +93,7 @@ def crps_samples(
     samples
         Draws of the predicted effects, shape (n_samples, n_perturbations, n_genes).
     unbiased
-        Average |X - X'| over pairs of different draws ("fair"): the expected score does not depend on the number of
+        Average `|X - X'|` over pairs of different draws ("fair"): the expected score does not depend on the number of
         draws, and a single value can be below 0. `False` takes the draws for the whole distribution, which favours more
         of them.
     per_perturbation
