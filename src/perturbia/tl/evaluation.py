@@ -18,7 +18,8 @@ from perturbia.tl._evaluation.model_predictions import fit_baseline
 from perturbia.tl._evaluation.prediction_sources import predict_from
 from perturbia.tl._evaluation.protocols import read_protocol
 from perturbia.tl._evaluation.provenance import as_effects, describe_run, observed_effects
-from perturbia.tl._evaluation.screen import Registration, read_screen
+from perturbia.tl._evaluation.registration import Registration
+from perturbia.tl._evaluation.screen import read_screen
 from perturbia.tl.evaluation_result import EvaluationResult
 from perturbia.tl.split_checking import check_split
 
@@ -96,7 +97,7 @@ def evaluate(
         Data with `obs[split_key]`; by default the data of the model. Not written to.
     protocol
         ``"core"``, ``"sams-vae"``, ``"systema"``, ``"cell-eval"``, ``"perturbench"``, or a list of protocols and names of
-        measures; :attr:`perturbia.tl.EvaluationResult.metrics` describes them.
+        measures; `metrics` of the result describes them.
     baselines
         ``"auto"`` fits every baseline of :mod:`perturbia.model` that can answer; or names of some; or fitted models by
         name; or None, for a table without any.
