@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
@@ -10,7 +11,6 @@ import pandas as pd
 from perturbia import _keys
 from perturbia.errors import UnsupportedQuery, shorten
 from perturbia.model.base._arguments import check_positive_integer
-from perturbia.perturbation import as_perturbation
 from perturbia.tl._evaluation.ceiling import CEILING, REPEAT
 from perturbia.tl._evaluation.long_table import describe_measures, score_table
 from perturbia.tl._evaluation.measurement import measure_truth
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from perturbia.model.base._features import Scale
     from perturbia.tl._evaluation.predictions import Prediction
+    from perturbia.tl._evaluation.screen import JudgedScreen
     from perturbia.tl._evaluation.truth import Truth
 
 __all__ = ["evaluate"]
@@ -61,13 +62,14 @@ def evaluate(
     protocol: str | Sequence[str] = "core",
     baselines: Literal["auto"] | Sequence[str] | Mapping[str, Any] | None = "auto",
     references: Mapping[str, Any] | None = None,
-    truth: pd.DataFrame | None = None,
+    truth: pd.DataFrame | AnnData | None = None,
     perturbations: Sequence[str] | None = None,
     split_key: str = _keys.OBS_SPLIT,
     allow_seen: bool | None = None,
     perturbation_key: str | None = None,
     control: str | Sequence[str] | None = None,
     sep: str | None = None,
+    dose_key: str | None = None,
     layer: str | None = None,
     batch_key: str | None = None,
     context_key: str | None = None,
@@ -112,12 +114,12 @@ def evaluate(
         Column of `obs` with ``train``, ``valid`` and ``test``.
     allow_seen
         Whether perturbations may both train and judge. None allows it if :func:`split` made the split along ``"random"``.
-    perturbation_key, control, sep, layer, batch_key, scale
-        Where labels and features are; None reads the registration of the model, then the defaults of
-        :func:`perturbia.tl.effects`.
+    perturbation_key, control, sep, dose_key, layer, batch_key, scale
+        Where labels and features are; None reads the registration of the model, then what :func:`split` wrote, then the
+        defaults of :func:`perturbia.tl.effects`. If any of the first four is given, labels are read by these alone.
     context_key
         Column of `obs` with contexts, such as cell lines: each pair of perturbation and context is judged for itself,
-        against the controls of its context.
+        against the controls of its context. None reads what :func:`split` wrote along ``"context"``.
     prediction_kind, prediction_scale
         What AnnData predictions hold, unless they say so in `uns["perturbia"]`.
     min_cells
@@ -164,26 +166,24 @@ def evaluate(
     ['Ridge', 'NoChange', 'Mean', 'Additive']
     """
     chosen = read_protocol(protocol)
-    check_positive_integer("min_cells", min_cells)
-    check_positive_integer("n_resamples", n_resamples)
-    if not 0 < confidence < 1:
-        msg = f"confidence: expected a share between 0 and 1, got {confidence!r}."
-        raise ValueError(msg)
-    models = _named(model)
+    _check_numbers(min_cells, n_resamples, confidence, seed)
+    models, references = _named(model), dict(references or {})
+    _check_names(models, references, baselines)
     if adata is None:
         adata = next((one.adata for one in models.values() if getattr(one, "adata", None) is not None), None)
         if adata is None:
             msg = "adata: expected data with held-out cells, got none, and the model holds none. Pass them."
             raise ValueError(msg)
-    where = Registration(perturbation_key, control, sep, layer, batch_key, context_key, scale)
+    where = Registration(perturbation_key, control, sep, dose_key, layer, batch_key, context_key, scale)
     screen = read_screen(adata, where, models=list(models.values()), split_key=split_key)
     screen.check_leakage(allow_seen=allow_seen)
     if "guarantee" in screen.split and not allow_seen:
         check_split(adata, key=split_key)
+    wanted = [perturbations] if isinstance(perturbations, str) else perturbations
     judged = measure_truth(
         screen,
-        perturbations=None if perturbations is None else [str(as_perturbation(one)) for one in perturbations],
-        known=truth,
+        perturbations=None if wanted is None else [screen.canonical(str(one)) for one in wanted],
+        known=_known_effects(truth, screen),
         min_cells=min_cells,
         n_repeats=N_HALVINGS,
         every_cell=chosen.every_cell,
@@ -199,7 +199,7 @@ def evaluate(
     fitted, left_out = _fit_baselines(baselines, judged, taken=set(models), progress=progress)
     predictions += fitted
     predictions += [
-        predict_from(one, judged, name=name, role="reference", **options) for name, one in (references or {}).items()
+        predict_from(one, judged, name=name, role="reference", **options) for name, one in references.items()
     ]
     measures = chosen.resolved()
     table = score_table(predictions, measures, judged, n_resamples, confidence, seed, progress=progress)
@@ -208,8 +208,48 @@ def evaluate(
         metrics=describe_measures(measures),
         effects={one.name: as_effects(one.effects, judged, one.name) for one in predictions},
         observed=observed_effects(judged),
-        info=describe_run(chosen, judged, left_out, split_key, n_resamples, confidence, seed),
+        info=describe_run(chosen, judged, predictions, left_out, split_key, n_resamples, confidence, seed),
     )
+
+
+def _check_numbers(min_cells: int, n_resamples: int, confidence: float, seed: int) -> None:
+    check_positive_integer("min_cells", min_cells)
+    check_positive_integer("n_resamples", n_resamples)
+    if not 0 < confidence < 1:
+        msg = f"confidence: expected a share between 0 and 1, got {confidence!r}."
+        raise ValueError(msg)
+    if not isinstance(seed, Integral) or seed < 0:
+        msg = f"seed: expected a whole number of 0 or more, got {seed!r}."
+        raise ValueError(msg)
+
+
+def _check_names(models: Mapping[str, Any], references: Mapping[str, Any], baselines: Any) -> None:
+    """Every method has a name of its own, and the names of baselines mean the baselines."""
+    given = set(baselines) if hasattr(baselines, "keys") else set()
+    for name, one in models.items():
+        if name in given or (baselines is not None and name in BASELINES and type(one).__name__ != name):
+            msg = f"model: expected another name than {name!r}, which is that of a baseline. Rename it."
+            raise ValueError(msg)
+    for argument, names, others in (
+        ("model", models, {REPEAT, CEILING}),
+        ("references", references, {REPEAT, CEILING, *BASELINES, *models, *given}),
+        ("baselines", given, {REPEAT, CEILING}),
+    ):
+        taken = sorted(set(names) & others)
+        if taken:
+            msg = f"{argument}: expected names that are not taken, got {taken[0]!r}. Rename it."
+            raise ValueError(msg)
+
+
+def _known_effects(truth: Any, screen: JudgedScreen) -> pd.DataFrame | None:
+    """Known effects as a table under canonical labels."""
+    if truth is None:
+        return None
+    table = truth.to_df() if hasattr(truth, "to_df") else truth
+    if not isinstance(table, pd.DataFrame):
+        msg = f"truth: expected a table or AnnData of effects, perturbations × genes, got {type(truth).__name__}."
+        raise TypeError(msg)
+    return table.set_axis([screen.canonical(str(label)) for label in table.index], axis=0)
 
 
 def _named(model: Any) -> dict[str, Any]:
@@ -218,10 +258,6 @@ def _named(model: Any) -> dict[str, Any]:
     if isinstance(model, Mapping):
         if not model:
             msg = "model: expected at least one model or prediction, got an empty mapping."
-            raise ValueError(msg)
-        reserved = [name for name in model if name in {REPEAT, CEILING}]
-        if reserved:
-            msg = f"model: expected another name than {reserved[0]!r}, which names what noise allows. Rename it."
             raise ValueError(msg)
         return {str(name): one for name, one in model.items()}
     metadata = getattr(model, "uns", {}) if not hasattr(model, "estimate_ate") else {}

@@ -90,8 +90,8 @@ class EvaluationResult:
         -------
         Methods × (statistic, measure): ``value``; ``low`` and ``high`` of the interval; ``n`` perturbations that count
         and ``n_undefined`` that have no score (NaN in the table); ``rank`` among models and baselines, 1 best;
-        ``rescaled``: 0 at the mean baseline (no change, without it), 1 at what the true effects would score (a second
-        experiment, where that is not known); ``normalized``: 0 at the same baseline, 1 at a perfect score, as cell-eval
+        ``rescaled``: 0 at the mean baseline (no change, without it), 1 at what the true effects would score, over the
+        perturbations for which that is known; ``normalized``: 0 at the same baseline, 1 at a perfect score, as cell-eval
         normalises but not clipped at 0, because the clip makes errors free. Scores over all count their interval from resampled perturbations, too.
         Under `by` the index holds (group, method).
 
@@ -150,6 +150,9 @@ class EvaluationResult:
                 msg = f"{argument}: expected one of {', '.join(map(repr, names))}, got {name!r}."
                 raise ValueError(msg)
         first = model or self.names("model")[0]
+        if other is not None and other == first:
+            msg = f"other: expected another method than {first!r}, got the same. Name one of {', '.join(map(repr, names))}."
+            raise ValueError(msg)
         rivals = [name for name in (self.names("baseline") if other is None else [other]) if name != first]
         if not rivals:
             msg = "other: expected a method to compare with, got none, and no baseline was evaluated. Name one."
@@ -274,6 +277,8 @@ class EvaluationResult:
         for column in ("best", "chance"):
             metrics[column] = pd.to_numeric(metrics[column].replace("", np.nan))
         stored = anndata.read_h5ad(folder / "effects.h5ad")
+        for column in stored.obs.select_dtypes("category"):
+            stored.obs[column] = stored.obs[column].astype(object)
         scale = stored.uns["perturbia"]["scale"]
         effects = {}
         for i, name in enumerate(stored.uns["methods"]):

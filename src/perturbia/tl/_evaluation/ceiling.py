@@ -88,12 +88,11 @@ def _experiment(truth: Truth, halving: Halving, *, cells: bool, quarters: bool) 
         truth,
         conditions=truth.conditions.iloc[rows].reset_index(drop=True),
         effects=halving.effects[0][rows],
-        standard_errors=truth.standard_errors[rows],
+        standard_errors=truth.standard_errors[rows] * np.sqrt(2),  # of half the cells
         halves=(halving.quarters[0][rows], halving.quarters[1][rows]),
         test=np.sort(halving.rows[0]),
         repeats=(),
     )
-    judged.__dict__["significant"] = truth.significant[rows]
     prediction = Prediction(REPEAT, "reference", second[rows], judged)
     if cells:
         judged.__dict__["basis"] = truth.basis
@@ -105,11 +104,14 @@ def _experiment(truth: Truth, halving: Halving, *, cells: bool, quarters: bool) 
 
 def _corrected(value: np.ndarray, measure: Measure) -> tuple[np.ndarray, np.ndarray]:
     """From the score of two halves to those of a second experiment of full size and of the true effects."""
-    if measure.noise in {"correlation", "correlation of halves"}:
-        reliability = np.asarray(spearman_brown(np.clip(value, 0, 1)))
-        return reliability, np.sqrt(reliability)
+    if measure.noise == "correlation":
+        reliability = _reliability(value)
+        return reliability, _root(reliability)
+    if measure.noise == "correlation of halves":  # the truth of such scores is one half, and quarters were compared
+        half = _reliability(value)
+        return _root(half * np.abs(_reliability(half))), _root(half)
     if measure.noise == "determination":
-        reliability = np.asarray(spearman_brown(np.clip((value + 1) / 2, 0, 1)))
+        reliability = _reliability(np.clip((value + 1) / 2, -1, 1))
         return 2 * reliability - 1, reliability
     if measure.noise == "error":
         return value / np.sqrt(2), value / 2
@@ -118,3 +120,13 @@ def _corrected(value: np.ndarray, measure: Measure) -> tuple[np.ndarray, np.ndar
     if measure.noise == "distance":
         return value, np.zeros_like(value)
     return value, np.full_like(value, np.nan)
+
+
+def _reliability(value: np.ndarray) -> np.ndarray:
+    """Correlation of measurements of twice the size; negative values stay, or noise would average to something."""
+    return np.asarray(spearman_brown(np.clip(value, -1, 1)))
+
+
+def _root(value: np.ndarray) -> np.ndarray:
+    """Square root that keeps the sign."""
+    return np.sign(value) * np.sqrt(np.abs(value))

@@ -6,12 +6,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from perturbia.stats import group_means
+
 if TYPE_CHECKING:
     from perturbia.tl._evaluation.truth import Truth
 
 __all__ = ["base_cells", "observed_controls", "shifted"]
 
 N_BASE = 500
+MIN_BASE = 50
 
 
 def shifted(base: np.ndarray, effect: np.ndarray, truth: Truth) -> np.ndarray:
@@ -32,24 +35,40 @@ def base_cells(truth: Truth, condition: int) -> np.ndarray:
 
 
 def observed_controls(truth: Truth) -> np.ndarray:
-    """Mean of the observed controls that models may have seen, one row a condition."""
-    means = {context: control_pool(truth, context)[0].mean(axis=0, dtype=np.float64) for context in set(truth.contexts)}
-    return np.stack([means[context] for context in truth.contexts])
+    """Mean of the controls that models may have seen, in the batches of the cells of each condition: one row a condition."""
+    screen = truth.screen
+    strata = np.full(len(screen.part), "") if screen.stratum_key is None else screen.strata
+    out = np.empty((len(truth), screen.adata.n_vars))
+    for context in set(truth.contexts):
+        inside = screen.contexts == context
+        rows = np.flatnonzero(screen.is_control & screen.visible & inside)
+        if len(rows) == 0:
+            rows = np.flatnonzero(screen.is_control & inside)
+        moments = group_means(screen.normalized(rows), strata[rows], with_variance=False)
+        overall = moments.count @ moments.mean / moments.count.sum()
+        mean_of = dict(zip(moments.groups, moments.mean, strict=True))
+        for i in np.flatnonzero(np.array(truth.contexts) == context):
+            own, counts = np.unique(strata[truth.cells_of(int(i))], return_counts=True)
+            out[i] = sum(n * mean_of.get(one, overall) for one, n in zip(own, counts, strict=True)) / counts.sum()
+    return out
 
 
 def _rows_like(truth: Truth, condition: int, batch: np.ndarray) -> np.ndarray:
-    """Rows of the pool, drawn so that batches have the shares that they have among the cells of the condition."""
-    rows = truth.populations[condition]
-    own = truth.screen.adata.obs[truth.screen.batch_key].astype(str).to_numpy()[rows]
-    rng = np.random.default_rng([truth.seed, condition])
+    """Rows of the pool, each at most once, in the shares that batches have among the cells of the condition.
+
+    Any first rows of them have these shares, too; cells that come twice would be at no distance from themselves.
+    """
+    own = truth.screen.adata.obs[truth.screen.batch_key].astype(str).to_numpy()[truth.populations[condition]]
     names, counts = np.unique(own[np.isin(own, batch)], return_counts=True)
     if len(names) == 0:
         return np.arange(len(batch))
-    chosen = [
-        rng.choice(np.flatnonzero(batch == name), round(len(batch) * count / counts.sum()) or 1)
-        for name, count in zip(names, counts, strict=True)
-    ]
-    return rng.permutation(np.concatenate(chosen))
+    available = [np.flatnonzero(batch == name) for name in names]
+    share = counts / counts.sum()
+    size = min(len(rows) / part for rows, part in zip(available, share, strict=True))
+    size = max(size, min(MIN_BASE, sum(map(len, available))))  # rather a few cells off the shares than too few cells
+    chosen = [rows[: max(round(size * part), 1)] for rows, part in zip(available, share, strict=True)]
+    place = np.concatenate([(np.arange(len(rows)) + 0.5) / len(rows) for rows in chosen])
+    return np.concatenate(chosen)[np.argsort(place, kind="stable")]
 
 
 def control_pool(truth: Truth, context: str) -> tuple[np.ndarray, np.ndarray | None]:

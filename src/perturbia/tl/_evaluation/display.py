@@ -39,6 +39,13 @@ def cautions(result: EvaluationResult) -> list[str]:
         found.append(info["note"])
     if info["controls_shared"]:
         found.append("No control cells were held out: predictions and truth share the noise of their controls.")
+    if info["training_unknown"]:
+        found.append(
+            f"No record of training cells, so that leaks can not be seen: {', '.join(info['training_unknown'])}. Attach the "
+            "data that trained the model."
+        )
+    if info["axis"] == "unknown":
+        found.append("The split was not made by tl.split, which would have checked what it holds out.")
     if info["too_few_cells"]:
         n_few = len(info["too_few_cells"])
         verb = (

@@ -9,7 +9,6 @@ import pandas as pd
 
 from perturbia import _keys
 from perturbia.errors import FeatureMismatch, LabelError, ScaleError, shorten
-from perturbia.perturbation import as_perturbation
 from perturbia.stats import group_means, log1p_cp10k
 from perturbia.tl._evaluation.control_cells import observed_controls
 from perturbia.tl._evaluation.predictions import Prediction
@@ -25,12 +24,18 @@ if TYPE_CHECKING:
 __all__ = ["align", "columns", "from_anndata", "from_table", "on_scale"]
 
 IN = " in context "
+LARGEST = np.log1p(1e4) + 0.01  # all counts of a cell in one gene
 
 
 def from_table(source: pd.DataFrame, truth: Truth, *, name: str, role: Role) -> Prediction:
     """A table of effects, perturbations × genes."""
-    labels = [str(as_perturbation(label)) for label in source.index.astype(str)]
-    return Prediction(name, role, align(source.to_numpy(), labels, list(source.columns), truth, name), truth)
+    try:
+        values = source.to_numpy(dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        msg = f"model: expected numbers in the table of {name}, got {error}. Drop columns of text."
+        raise LabelError(msg) from error
+    labels = [truth.screen.canonical(label) for label in source.index.astype(str)]
+    return Prediction(name, role, align(values, labels, list(source.columns), truth, name, "its index"), truth)
 
 
 def from_anndata(
@@ -46,19 +51,24 @@ def from_anndata(
             "the features."
         )
         raise ScaleError(msg)
-    labels = _labels_of(given, label_key, truth)
+    labels, where = _labels_of(given, label_key, truth, name)
     if kind == "effects":
         if scale != truth.screen.scale:
             _refuse_scale(scale, truth, name)
-        return Prediction(name, role, align(given.X, labels, list(given.var_names), truth, name), truth)
+        return Prediction(name, role, align(given.X, labels, list(given.var_names), truth, name, where), truth)
+    if scale == "counts" and truth.screen.scale == "log1p_cp10k":
+        empty = np.asarray(given.X.sum(axis=1)).ravel() <= 0
+        if empty.any():
+            msg = f"model: expected counts in every row of {name}, got {int(empty.sum())} rows without any. Drop them."
+            raise ScaleError(msg)
     values = on_scale(given, truth, name, scale=scale)
     control = observed_controls(truth)
     if kind == "means":
-        means = align(values, labels, list(truth.screen.adata.var_names), truth, name)
+        means = align(values, labels, list(truth.screen.adata.var_names), truth, name, where)
         return Prediction(name, role, means - control, truth, means=(means, means - control))
     moments = group_means(values, labels, with_variance=False)
     genes = list(truth.screen.adata.var_names)
-    means = align(moments.mean, [str(group) for group in moments.groups], genes, truth, name)
+    means = align(moments.mean, [str(group) for group in moments.groups], genes, truth, name, where)
     rows_of = {str(group): np.flatnonzero(np.asarray(labels) == group) for group in moments.groups}
 
     def draw(condition: int, n: int) -> np.ndarray:
@@ -68,19 +78,22 @@ def from_anndata(
     return Prediction(name, role, means - control, truth, draw=draw, means=(means, means - control))
 
 
-def _labels_of(given: AnnData, label_key: str, truth: Truth) -> list[str]:
-    """Canonical label of each row, followed by its context where rows say so."""
-    if label_key in given.obs:
-        labels = given.obs[label_key].astype(str)
-    elif _keys.OBS_PERTURBATION in given.obs:
-        labels = given.obs[_keys.OBS_PERTURBATION].astype(str)
+def _labels_of(given: AnnData, label_key: str, truth: Truth, name: str) -> tuple[list[str], str]:
+    """Canonical label of each row, followed by its context where rows say so; and where they were read."""
+    own = next((key for key in (_keys.OBS_PERTURBATION, label_key) if key in given.obs), None)
+    if own is None:
+        labels, where = pd.Series(given.obs_names.astype(str), index=given.obs_names), "obs_names"
     else:
-        labels = pd.Series(given.obs_names.astype(str), index=given.obs_names)
-    canonical = labels.map({label: str(as_perturbation(label)) for label in labels.unique()})
+        labels, where = given.obs[own].astype(str), f"obs[{own!r}]"
+    try:
+        canonical = labels.map({label: truth.screen.canonical(label) for label in labels.unique()})
+    except LabelError as error:
+        msg = f"model: expected perturbations in {where} of {name}. {error} Name the column with perturbation_key."
+        raise LabelError(msg) from error
     key = truth.screen.context_key
     if key is not None and key in given.obs:
         canonical = canonical + IN + given.obs[key].astype(str)
-    return canonical.tolist()
+    return canonical.tolist(), where
 
 
 def _wanted(truth: Truth, labels: Sequence[str]) -> list[str]:
@@ -103,6 +116,12 @@ def on_scale(given: AnnData, truth: Truth, name: str, *, scale: str | None = Non
     elif scale != truth.screen.scale:
         _refuse_scale(scale, truth, name)
     dense = values.toarray() if hasattr(values, "toarray") else np.asarray(values)
+    if scale == "log1p_cp10k" and dense.size and dense.max() > LARGEST:
+        msg = (
+            f"prediction_scale: expected log1p of counts per 10,000 in {name}, at most {LARGEST:.2f}, got {dense.max():.4g}. "
+            "Say prediction_scale='counts' if these are counts."
+        )
+        raise ScaleError(msg)
     return columns(dense.astype(np.float32, copy=False), list(given.var_names), truth, name)
 
 
@@ -111,13 +130,16 @@ def _refuse_scale(scale: str, truth: Truth, name: str) -> None:
     raise ScaleError(msg)
 
 
-def align(values: Any, labels: Sequence[str], genes: list[str], truth: Truth, name: str) -> np.ndarray:
+def align(values: Any, labels: Sequence[str], genes: list[str], truth: Truth, name: str, where: str) -> np.ndarray:
     """Rows of the judged conditions and columns of the screen; nothing may be missing."""
     wanted, position = _wanted(truth, labels), {label: i for i, label in enumerate(labels)}
     absent = sorted({label for label in wanted if label not in position})
     if absent or len(position) < len(labels):
         problem = f"without {shorten(absent, limit=5)}" if absent else "with some twice"
-        msg = f"model: expected a row of {name} for every judged perturbation, got {len(labels)} rows {problem}. Add or drop."
+        msg = (
+            f"model: expected a row of {name} for every judged perturbation, got {len(labels)} rows {problem}; labels are "
+            f"those of {where}. Add or drop rows, or name the column with perturbation_key."
+        )
         raise LabelError(msg)
     dense = values.toarray() if hasattr(values, "toarray") else np.asarray(values)
     rows = dense[[position[label] for label in wanted]].astype(np.float64)

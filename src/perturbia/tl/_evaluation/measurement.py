@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from perturbia.errors import ControlError, LabelError, SplitError
+from perturbia.errors import ControlError, LabelError, SplitError, shorten
 from perturbia.stats import half_split
 from perturbia.tl._evaluation.screen import observed
 from perturbia.tl._evaluation.truth import MIN_CONTROLS, Halving, Truth
@@ -63,6 +63,7 @@ def measure_truth(
     ControlError
         If a context has no control cells at all.
     """
+    min_cells = max(min_cells, 2)  # one cell has no error, and no half
     held_out = np.flatnonzero((screen.part == "test") | (screen.visible & every_cell))
     conditions, left_out = _conditions(screen, held_out, perturbations, min_cells)
     judges = _with_controls(screen, held_out)
@@ -124,17 +125,16 @@ def _halve(screen: JudgedScreen, judges: np.ndarray, conditions: pd.DataFrame, s
 def _conditions(
     screen: JudgedScreen, held_out: np.ndarray, wanted: Sequence[str] | None, min_cells: int
 ) -> tuple[pd.DataFrame, dict[tuple[str, str], int]]:
-    rows = held_out[~screen.is_control[held_out]]
-    if wanted is None and len(rows) < len(held_out):
-        judged = set(screen.judged())
-        rows = rows[np.isin(screen.labels[rows], list(judged))]
-    table = pd.DataFrame({"perturbation": screen.labels[rows], "context": screen.contexts[rows]})
-    counts = table.value_counts(sort=False).rename("n_cells").reset_index()
-    counts = counts.sort_values(["perturbation", "context"], ignore_index=True)
+    """Pairs of perturbation and context that have test cells, with the number of cells that measure them."""
+    pairs = pd.DataFrame({"perturbation": screen.labels, "context": screen.contexts})
+    judged = pairs[(screen.part == "test") & ~screen.is_control].drop_duplicates()
+    counts = pairs.iloc[held_out].value_counts(sort=False).rename("n_cells").reset_index()
+    counts = judged.merge(counts).sort_values(["perturbation", "context"], ignore_index=True)
     if wanted is not None:
         absent = [name for name in wanted if name not in set(counts["perturbation"])]
-        if absent:
-            msg = f"perturbations: expected perturbations with held-out cells, got {absent[:5]} without any. Leave them out."
+        if absent or len(wanted) == 0:
+            got = f"{absent[:5]} without any" if absent else "none"
+            msg = f"perturbations: expected perturbations with held-out cells, got {got}. Leave them out."
             raise LabelError(msg)
         counts = counts[counts["perturbation"].isin(list(wanted))].reset_index(drop=True)
     few = counts["n_cells"] < min_cells
@@ -194,10 +194,14 @@ def _training_effects(screen: JudgedScreen) -> tuple[np.ndarray, np.ndarray]:
 
 def _known_rows(known: pd.DataFrame, names: list[str], genes: pd.Index) -> np.ndarray:
     absent = [name for name in names if name not in known.index]
-    if absent or not set(genes) <= set(known.columns):
-        msg = (
-            f"truth: expected known effects of every judged perturbation and gene, got {known.shape} without "
-            f"{absent[:3] or 'some genes'}. Give rows under canonical labels and columns under var_names."
-        )
+    lacking = [gene for gene in genes if gene not in set(known.columns)]
+    if absent or lacking or not known.index.is_unique or not known.columns.is_unique:
+        what = f"without {shorten(absent or lacking, limit=3)}" if absent or lacking else "with some twice"
+        msg = f"truth: expected one row for every judged perturbation and a column for every gene, got {known.shape} {what}."
         raise LabelError(msg)
-    return known.loc[names, list(genes)].to_numpy(dtype=np.float64)
+    rows = known.loc[names, list(genes)].to_numpy(dtype=np.float64)
+    if not np.isfinite(rows).all():
+        broken = [name for name, row in zip(names, rows, strict=True) if not np.isfinite(row).all()]
+        msg = f"truth: expected finite effects, got NaN or infinity for {shorten(broken, limit=3)}. Leave them out."
+        raise LabelError(msg)
+    return rows

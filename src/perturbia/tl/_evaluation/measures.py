@@ -82,7 +82,8 @@ EFFECT_MEASURES: tuple[Measure, ...] = (
         "correlation_systema",
         "r to centroid",
         "Pearson correlation after the mean effect of all seen perturbations was taken off both sides (Systema): what "
-        "is specific to a perturbation. The mean baseline scores 0.",
+        "is specific to a perturbation. The mean baseline scores 0; a prediction of no effect scores above it where "
+        "perturbations are weak, since it is right that they are not like the mean.",
         against_centroid(top=False),
         noise="correlation",
         reference="perturbed centroid",

@@ -25,23 +25,28 @@ if TYPE_CHECKING:
 __all__ = ["check_unseen", "fit_baseline", "from_effects_of", "from_protocol"]
 
 
-def check_unseen(model: Any, truth: Truth, name: str) -> None:
-    """Refuse a model whose own record says that it has trained on cells that judge it."""
+def check_unseen(model: Any, truth: Truth, name: str) -> bool:
+    """Refuse a model whose own record says that it has trained on cells that judge it; False if there is no record."""
     adata, trained = getattr(model, "adata", None), getattr(model, "train_indices_", None)
     if adata is None or trained is None:
-        return
+        return False
     screen, trained = truth.screen, np.asarray(trained, dtype=int)
     judges = np.flatnonzero(screen.part == "test")
     if adata is screen.source or adata is screen.adata:
         both = np.isin(trained, judges)
-    else:
+    elif adata.obs_names.is_unique and screen.adata.obs_names.is_unique:
         both = adata.obs_names[trained].isin(screen.adata.obs_names[judges])
+        if not both.any() and not adata.obs_names.isin(screen.adata.obs_names).any():
+            return False  # other names: cells can not be recognised
+    else:
+        return False
     if both.any():
         msg = (
             f"model: expected {name} to be trained without the held-out cells, got {int(both.sum())} of "
             f"{len(judges)} among its training cells. Split with perturbia.tl.split before .train()."
         )
         raise LeakageError(msg)
+    return True
 
 
 def _queries(truth: Truth, model: Any) -> list[Perturbation]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pandas as pd
 
 from perturbia import _keys
+from perturbia.errors import UnsupportedQuery
 from perturbia.tl._evaluation.given_predictions import from_anndata, from_table
 from perturbia.tl._evaluation.model_predictions import check_unseen, from_effects_of, from_protocol
 
@@ -74,7 +75,15 @@ def predict_from(
             "estimate_ate, or encode, perturb and decode."
         )
         raise TypeError(msg)
-    check_unseen(source, truth, name)
-    if hasattr(source, "estimate_ate"):
-        return from_effects_of(source, truth, name=name, role=role, seed=seed)
-    return from_protocol(source, truth, name=name, role=role, seed=seed)
+    if isinstance(source, type):
+        msg = f"model: expected a trained model, got the class {source.__name__}. Make one of it and train it."
+        raise TypeError(msg)
+    known = check_unseen(source, truth, name)
+    read = from_effects_of if hasattr(source, "estimate_ate") else from_protocol
+    try:
+        prediction = read(source, truth, name=name, role=role, seed=seed)
+    except UnsupportedQuery as error:
+        msg = f"{name}: {error}"
+        raise UnsupportedQuery(msg) from error
+    prediction.training_known = known
+    return prediction

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -43,6 +43,8 @@ class Prediction:
         Effects that the method states for any labels, None if it states no more than the conditions.
     model
         The model, None for a prediction that was given.
+    training_known
+        False for a model that has no record of the cells that it was trained on.
     """
 
     name: str
@@ -53,7 +55,7 @@ class Prediction:
     means: tuple[np.ndarray, np.ndarray] | None = None
     effects_of: Callable[[Sequence[str]], np.ndarray] | None = None
     model: Any = None
-    notes: list[str] = field(default_factory=list)
+    training_known: bool = True
 
     def cells(self, condition: int, n: int) -> np.ndarray:
         """Predicted cells of a condition on the scale of effects, float32 `(n, n_genes)`."""

@@ -11,8 +11,11 @@ import pandas as pd
 from perturbia import _keys
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from anndata import AnnData
 
+    from perturbia.tl._evaluation.predictions import Prediction
     from perturbia.tl._evaluation.protocols import Protocol
     from perturbia.tl._evaluation.truth import Truth
 
@@ -42,6 +45,7 @@ def observed_effects(judged: Truth) -> AnnData:
 def describe_run(
     chosen: Protocol,
     judged: Truth,
+    predictions: Sequence[Prediction],
     left_out: dict[str, str],
     split_key: str,
     n_resamples: int,
@@ -75,6 +79,7 @@ def describe_run(
         "controls_shared": bool(judged.controls_shared),
         "too_few_cells": {f"{a} in {b}" if b else a: int(n) for (a, b), n in judged.left_out.items()},
         "left_out": left_out,
+        "training_unknown": [one.name for one in predictions if not one.training_known],
         "scale": screen.scale,
         "n_resamples": int(n_resamples),
         "confidence": float(confidence),

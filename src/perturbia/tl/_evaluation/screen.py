@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 
 from perturbia import _keys
-from perturbia.errors import LabelError, LeakageError, SplitError, shorten
+from perturbia.errors import LabelError, LeakageError, PerturbiaError, SplitError, shorten
 from perturbia.model.base._features import check_features
 from perturbia.model.base._registered_model import RegisteredModel
-from perturbia.perturbation import dosage_labels, dosage_matrix
+from perturbia.perturbation import as_perturbation, dosage_labels, dosage_matrix
 from perturbia.stats import log1p_cp10k
-from perturbia.tl._design import design_of
+from perturbia.tl._evaluation.registration import Registration, read_dosage
 from perturbia.tl.observed_effects import effects
 
 if TYPE_CHECKING:
@@ -25,40 +25,11 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from scipy import sparse
 
-__all__ = ["JudgedScreen", "Registration", "observed", "read_screen"]
+__all__ = ["JudgedScreen", "observed", "read_screen"]
 
 UNUSED = ""  # cells that a split leaves out, as nested splits do
 SMALL = 50_000_000  # entries that are worth a second copy
 LABEL, BATCH, CONTEXT, STRATUM = "perturbation", "batch", "context", "stratum"
-
-
-@dataclass(frozen=True)
-class Registration:
-    """Where labels, features and covariates are; `None` is filled in from the registration of a model."""
-
-    perturbation_key: str | None = None
-    control: str | Sequence[str] | None = None
-    sep: str | None = None
-    layer: str | None = None
-    batch_key: str | None = None
-    context_key: str | None = None
-    scale: str | None = None
-
-    def filled(self, models: Sequence[Any]) -> Registration:
-        """With gaps filled from the first model that was registered, then from the defaults of the tools."""
-        found: dict[str, Any] = {}
-        for model in models:
-            if isinstance(model, RegisteredModel):
-                found = dict(model.registry["setup_args"])
-                break
-        defaults = {"perturbation_key": "perturbation", "control": "control", "sep": "+", "scale": "counts"}
-        if found.get("perturbation_obsm_key") is not None:
-            defaults.pop("perturbation_key")
-        values = {}
-        for name in ("perturbation_key", "control", "sep", "layer", "batch_key", "context_key", "scale"):
-            given = getattr(self, name)
-            values[name] = given if given is not None else found.get(name) or defaults.get(name)
-        return Registration(**values)
 
 
 @dataclass(frozen=True)
@@ -88,6 +59,8 @@ class JudgedScreen:
         Scale of the features.
     context_key
         Column of the user that holds contexts.
+    spelling
+        Control labels and separator in the spelling of the user.
     split
         What `tl.split` wrote about the split, empty if it did not make it.
     """
@@ -103,6 +76,7 @@ class JudgedScreen:
     scale: str
     registered_scale: str
     context_key: str | None
+    spelling: dict[str, Any]
     split: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -114,6 +88,19 @@ class JudgedScreen:
     def rank(self) -> np.ndarray:
         """Rank of each cell by its name: draws in this order do not depend on how the cells are ordered."""
         return np.argsort(np.argsort(self.adata.obs_names.to_numpy().astype(str), kind="stable"), kind="stable")
+
+    def canonical(self, label: str) -> str:
+        """Canonical spelling of a label that is canonical already or as the user spells it."""
+        if label in self._known:
+            return label
+        try:
+            return str(as_perturbation(label))
+        except PerturbiaError:
+            return str(as_perturbation(label, **self.spelling))
+
+    @cached_property
+    def _known(self) -> frozenset[str]:
+        return frozenset(self.labels)
 
     def by_name(self, rows: np.ndarray) -> np.ndarray:
         """Positions sorted by the names of their cells."""
@@ -146,6 +133,16 @@ class JudgedScreen:
         dense = values.toarray() if hasattr(values, "toarray") else np.asarray(values)
         return dense.astype(np.float32, copy=False)[inverse]
 
+    def normalized(self, rows: np.ndarray) -> Any:
+        """Cells on the scale of effects in the form of the data, sparse or dense."""
+        matrix = self.adata.X[rows]
+        return log1p_cp10k(matrix) if self.registered_scale == "counts" else matrix
+
+    @cached_property
+    def strata(self) -> np.ndarray:
+        """Batch and context of each cell as one label."""
+        return self.adata.obs[STRATUM].astype(str).to_numpy()
+
     @cached_property
     def _normalized(self) -> Any:
         """Log-normalised counts of all cells, where a second copy is small: the same cells are asked for many times."""
@@ -167,10 +164,6 @@ class JudgedScreen:
         """Which cells a model may have seen."""
         return (self.part == "train") | (self.part == "valid")
 
-    def judged(self) -> np.ndarray:
-        """Labels of perturbations with held-out cells, sorted."""
-        return np.unique(self.labels[(self.part == "test") & ~self.is_control].astype(str))
-
     def members_seen(self, labels: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Number of targets of each label, and how many of them occur in cells that a model may have seen."""
         visible = self.dosage[self.visible]
@@ -182,7 +175,7 @@ class JudgedScreen:
         """Refuse perturbations that train and judge, unless the split says that it holds out cells alone."""
         if allow_seen or (allow_seen is None and self.axis == "random"):
             return
-        if self.axis == "context" and self.context_key is not None:
+        if self.context_key is not None and self.axis in {"context", "unknown"}:
             pairs = pd.Series(self.labels.astype(str)) + " in " + pd.Series(self.contexts.astype(str))
         else:
             pairs = pd.Series(self.labels.astype(str))
@@ -192,8 +185,8 @@ class JudgedScreen:
         if both:
             msg = (
                 f"adata: expected perturbations that judge and others that train, got {len(both)} that do both: "
-                f"{shorten(both, limit=5)}. Split with perturbia.tl.split(axis=...), or pass allow_seen=True to judge how "
-                "well noise was taken out of perturbations that were seen."
+                f"{shorten(both, limit=5)}. Split with perturbia.tl.split(axis=...), name the context_key of a split of "
+                "contexts, or pass allow_seen=True to judge how well noise was taken out of perturbations that were seen."
             )
             raise LeakageError(msg)
 
@@ -223,7 +216,9 @@ def read_screen(adata: AnnData, registration: Registration, *, models: Sequence[
     LabelError, ControlError, ScaleError
         If labels, covariates or features can not be read.
     """
-    where = registration.filled(models)
+    split = adata.uns.get(split_key, {})
+    split = dict(split) if hasattr(split, "keys") else {}
+    where = registration.filled(models, split)
     if split_key not in adata.obs:
         msg = f"split_key: expected a column of adata.obs, got {split_key!r}. Make one with perturbia.tl.split."
         raise SplitError(msg)
@@ -236,7 +231,11 @@ def read_screen(adata: AnnData, registration: Registration, *, models: Sequence[
             f"{shorten(sorted(set(part)), limit=5)}. Make them with perturbia.tl.split."
         )
         raise SplitError(msg)
-    dosage, names = _dosage(adata, where, models)
+    registered = next((one for one in models if isinstance(one, RegisteredModel) and one.adata is adata), None)
+    if registered is not None and not registration.says_labels:
+        dosage, names = registered._registered_dosage(adata, np.arange(adata.n_obs)), registered.perturbations
+    else:
+        dosage, names = read_dosage(adata, where)
     check_features(adata, where.layer, where.scale or "counts")  # type: ignore[arg-type]
     obs = pd.DataFrame(index=adata.obs_names.copy())
     obs[LABEL] = pd.Categorical(dosage_labels(dosage, names))
@@ -257,8 +256,7 @@ def read_screen(adata: AnnData, registration: Registration, *, models: Sequence[
         if adata.isbacked:  # read once: judging asks for the same cells many times
             matrix = matrix.to_memory() if hasattr(matrix, "to_memory") else matrix[:]
         shallow = New(matrix, obs=obs, var=pd.DataFrame(index=adata.var_names.copy()))
-    registered = str(where.scale or "counts")
-    split = adata.uns.get(split_key, {})
+    scale = str(where.scale)
     return JudgedScreen(
         adata=shallow,
         source=adata,
@@ -268,26 +266,12 @@ def read_screen(adata: AnnData, registration: Registration, *, models: Sequence[
         contexts=np.asarray(obs[CONTEXT].astype(str)) if where.context_key else np.full(adata.n_obs, ""),
         part=part,
         batch_key=BATCH if where.batch_key else None,
-        scale="log1p_cp10k" if registered == "counts" else registered,
-        registered_scale=registered,
+        scale="log1p_cp10k" if scale == "counts" else scale,
+        registered_scale=scale,
         context_key=where.context_key,
-        split=dict(split) if hasattr(split, "keys") else {},
+        spelling={"control": where.control or "control", "sep": "+" if where.sep is None else where.sep},
+        split=split,
     )
-
-
-def _dosage(adata: AnnData, where: Registration, models: Sequence[Any]) -> tuple[sparse.csr_matrix, list[str]]:
-    """Doses of the cells as a model registered them, otherwise as the labels say."""
-    for model in models:
-        if isinstance(model, RegisteredModel) and model.adata is adata:
-            matrix = model._registered_dosage(adata, np.arange(adata.n_obs))
-            return matrix, model.perturbations
-    if where.perturbation_key is None:
-        msg = "perturbation_key: expected a column of labels, got none. Name the column of adata.obs that holds them."
-        raise LabelError(msg)
-    design = design_of(
-        adata, perturbation_key=where.perturbation_key, control=where.control or "control", sep=where.sep or "+"
-    )
-    return design.matrix, list(design.names)
 
 
 def _complete(adata: AnnData, key: str, argument: str) -> np.ndarray:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from perturbia.metrics import scale_to_baseline
 from perturbia.stats import bootstrap_mean, paired_comparison
-from perturbia.tl._evaluation.ceiling import CEILING, REPEAT
+from perturbia.tl._evaluation.ceiling import CEILING
 from perturbia.tl._evaluation.strata import HALVES, STRATA
 
 if TYPE_CHECKING:
@@ -79,7 +79,10 @@ def summarize(
                 ascending=not metrics.loc[metric, "higher_is_better"], method="min"
             )
         )
-        frames["rescaled"][metric] = _scaled(column, best=_first(column, (CEILING, REPEAT)))
+        if metrics.loc[metric, "level"] == "perturbation":
+            column = _common_means(table[table["metric"] == metric]).reindex(order)
+        frames["rescaled"][metric] = _scaled(column, best=_first(column, (CEILING,)))
+        column = frames["value"][metric]
         frames["normalized"][metric] = _scaled(column, best=metrics.loc[metric, "best"])
     out = pd.concat(frames, axis=1, names=["statistic", "metric"])
     out.index.name = "model"
@@ -89,6 +92,14 @@ def summarize(
 def _wide(part: pd.DataFrame) -> pd.DataFrame:
     """Conditions × (method, measure)."""
     return part.pivot(index=["perturbation", "context"], columns=["model", "metric"], values="value")
+
+
+def _common_means(part: pd.DataFrame) -> pd.Series:
+    """Means over those conditions whose ceiling is known, so that all methods are measured on the same scale."""
+    wide = _wide(part).droplevel("metric", axis=1)
+    if CEILING in wide:
+        wide = wide[wide[CEILING].notna()]
+    return wide.mean()
 
 
 def _first(values: pd.Series, names: Sequence[str]) -> float:

@@ -179,12 +179,13 @@ class Truth:
     def populations(self) -> list[np.ndarray]:
         """Positions of at most 300 held-out cells of each condition, in random order."""
         rng = np.random.default_rng(self.seed)
-        labels, contexts = self.screen.labels[self.test], self.screen.contexts[self.test]
-        found = []
-        for name, context in zip(self.perturbations, self.contexts, strict=True):
-            rows = self.test[(labels == name) & (contexts == context)]
-            found.append(rng.permutation(self.screen.by_name(rows))[:MAX_CELLS])
-        return found
+        return [rng.permutation(self.screen.by_name(self.cells_of(i)))[:MAX_CELLS] for i in range(len(self))]
+
+    def cells_of(self, condition: int) -> np.ndarray:
+        """Positions of the held-out cells of a condition."""
+        name, context = self.perturbations[condition], self.contexts[condition]
+        screen = self.screen
+        return self.test[(screen.labels[self.test] == name) & (screen.contexts[self.test] == context)]
 
     @cached_property
     def coordinates(self) -> list[np.ndarray]:
@@ -194,11 +195,7 @@ class Truth:
     @cached_property
     def means(self) -> np.ndarray:
         """Mean of the held-out cells of each condition, float64 `(n_conditions, n_genes)`."""
-        labels, contexts = self.screen.labels[self.test], self.screen.contexts[self.test]
-        rows = [
-            self.test[(labels == name) & (contexts == context)]
-            for name, context in zip(self.perturbations, self.contexts, strict=True)
-        ]
+        rows = [self.cells_of(i) for i in range(len(self))]
         return np.stack([self.screen.cells(part).mean(axis=0, dtype=np.float64) for part in rows])
 
     def control_rows(self, *, held_out: bool, context: str | None = None, limit: int = MAX_CELLS) -> np.ndarray:
