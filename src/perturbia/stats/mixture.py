@@ -27,8 +27,7 @@ class ShiftedMixture:
         Probability of each value to belong to it, shape (n,), float64, never falling with the value; 0 where the mixture
         is not kept.
     evidence
-        Log likelihood gained over the null alone, less :math:`\tfrac32 \log n` for three free parameters: the log Bayes
-        factor as BIC approximates it.
+        Log Bayes factor, as BIC approximates it, of a null with a shifted component over one null for both samples.
     null_weights, null_means, null_sds
         Components of the null, shape (n_null_components,).
     """
@@ -65,8 +64,15 @@ def shifted_mixture(
     .. math:: y_i \sim (1 - \pi)\, f_0(y) + \pi\, N(y; \mu, \sigma^2), \qquad \mu \ge \operatorname{mean}(f_0)
 
     with :math:`f_0` estimated from `null` alone, as in Mixscape (Papalexi et al., 2021), and EM for the rest. Where that is
-    not clearly better than the null alone by the criterion of Schwarz (BIC), nothing is called shifted: the share of a
-    component that lies on top of the null is arbitrary.
+    not clearly better than one null :math:`f` for all :math:`n` values and :math:`m` values of the null by the criterion of
+    Schwarz (BIC), nothing is called shifted: the share of a component that lies on top of the null is arbitrary.
+
+    .. math::
+        \text{evidence} = \ell(x; \hat f_0) + \ell(y; \hat\pi, \hat\mu, \hat\sigma, \hat f_0) - \ell(x, y; \hat f)
+        - \tfrac32 \log n - \tfrac{k_0 - k}{2} \log(n + m)
+
+    with :math:`k_0, k` the parameters of :math:`f_0, f`. A null that is fitted to few values misses others of its kind:
+    taken as known, what it misses would be evidence of a shift.
 
     Parameters
     ----------
@@ -127,7 +133,9 @@ def shifted_mixture(
         for start in np.quantile(y, [0.5, 0.75, 0.95])
     ]
     gain, weight, mean, sd = max(ends)
-    evidence = gain - 1.5 * np.log(len(y))
+    both = np.concatenate([reference, y])
+    one_null = max(_score(both, f0), _score(both, _fit_null(both, max_null_components, seed)))
+    evidence = _score(both, f0) + gain - 1.5 * np.log(len(y)) - one_null
     probability = np.zeros(len(y))
     kept = evidence >= min_evidence
     if kept:
@@ -146,6 +154,11 @@ def _fit_null(values: np.ndarray, max_components: int, seed: int) -> tuple[np.nd
     fits = [GaussianMixture(k, random_state=seed, reg_covar=1e-4 * values.var()).fit(column) for k in range(1, few + 1)]
     best = min(fits, key=lambda fit: fit.bic(column))
     return best.weights_, best.means_.ravel(), np.sqrt(best.covariances_.ravel())
+
+
+def _score(values: np.ndarray, null: tuple[np.ndarray, np.ndarray, np.ndarray]) -> float:
+    """Log likelihood less half the penalty of BIC."""
+    return float(_log_mixture(values, *null).sum()) - 0.5 * (3 * len(null[0]) - 1) * float(np.log(len(values)))
 
 
 def _log_normal(y: np.ndarray, mean: Any, sd: Any) -> np.ndarray:
