@@ -86,6 +86,19 @@ def test_it_can_be_stored(tmp_path):
     pd.testing.assert_frame_equal(back, adata.uns["pb_responder"]["table"], check_dtype=False)
 
 
+def test_a_backed_screen_is_copied_into_memory(tmp_path):
+    make_screen().write_h5ad(tmp_path / "a.h5ad")
+    backed = ad.read_h5ad(tmp_path / "a.h5ad", backed="r")
+    out = responders(backed, n_neighbors=10, copy=True)
+    assert not out.isbacked
+    assert "pb_responder" not in backed.obs
+    pd.testing.assert_frame_equal(
+        out.uns["pb_responder"]["table"],
+        responders(make_screen(), n_neighbors=10, copy=True).uns["pb_responder"]["table"],
+    )
+    backed.file.close()
+
+
 def test_storage_and_the_order_of_genes_do_not_matter():
     plain = make_screen()
     plain.layers["counts"] = plain.X.toarray()

@@ -99,7 +99,7 @@ def responders(
     key_added
         Column of `obs`, and key of `uns`, to write.
     copy
-        Return a changed copy and leave `adata` as it is.
+        Return a changed copy, in memory where `adata` is backed by a file, and leave `adata` as it is.
 
     Returns
     -------
@@ -109,9 +109,9 @@ def responders(
     - `obs[key_added + "_probability"]`: probability of a response, float64, 0 for controls;
     - `uns[key_added]["table"]`: a data frame over perturbations: `n_cells`, `n_de` genes at FDR .05, `n_responders`,
       their `share`, the `weight`, `mean` and `sd` of the shifted component in standard deviations of the controls (NaN
-      where nothing was fitted), its `evidence` over controls alone (log Bayes factor by BIC), the `expected_error`, the
-      share of cells that the calls get wrong if the mixture is right, and the `outcome`: ``"fitted"``, ``"no shift"``,
-      ``"few genes"`` or ``"few cells"``; beside it the arguments.
+      where nothing was fitted), its `evidence` over one distribution of these cells and the controls (log Bayes factor
+      by BIC), the `expected_error`, the share of cells that the calls get wrong if the mixture is right, and the
+      `outcome`: ``"fitted"``, ``"no shift"``, ``"few genes"`` or ``"few cells"``; beside it the arguments.
 
     Raises
     ------
@@ -283,7 +283,7 @@ def _write(
         "outcome",
     ]
     code = np.where(is_control, 0, np.where(probability >= threshold, 1, 2))
-    out = adata.copy() if copy else adata
+    out = (adata.to_memory() if adata.isbacked else adata.copy()) if copy else adata
     out.obs[key] = pd.Categorical.from_codes(code, categories=list(_keys.RESPONDER_VALUES))
     out.obs[f"{key}{_keys.SUFFIX_PROBABILITY}"] = probability
     out.uns[key] = {"table": table[columns], **arguments}
