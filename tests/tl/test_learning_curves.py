@@ -148,6 +148,18 @@ def test_a_failure_says_where_and_data_that_were_registered_are_no_trouble(scree
     assert "fraction 0.5" in caught.value.__notes__[0]
 
 
+def test_a_model_is_no_function_that_fits_one(screen):
+    adata = screen.copy()
+    pb.model.Ridge.setup_anndata(adata, perturbation_key="perturbation")
+    for wrong, name in (
+        (pb.model.Ridge(adata), "an object of Ridge"),
+        (pb.model.Ridge, "the class Ridge"),
+        (None, "NoneType"),
+    ):
+        with pytest.raises(TypeError, match=f"fit: expected a function .* got .*{name}"):
+            learning_curve(wrong, adata, progress=False)
+
+
 @pytest.mark.parametrize(
     ("options", "error", "text"),
     [

@@ -104,6 +104,8 @@ def learning_curve(
 
     Raises
     ------
+    TypeError
+        If `fit` is a model or its class: a model that is trained already has seen one training set.
     SplitError
         If the split is missing or marks no test or training cells, or a size is out of range.
     Exception
@@ -132,6 +134,13 @@ def learning_curve(
     """
     from rich.progress import track
 
+    if not callable(fit) or hasattr(fit, "setup_anndata"):
+        kind = f"the class {fit.__name__}" if isinstance(fit, type) else f"an object of {type(fit).__name__}"
+        msg = (
+            f"fit: expected a function that takes AnnData and returns a trained model, got {kind}. Every training set needs "
+            "a model of its own: register, build and train it in a function."
+        )
+        raise TypeError(msg)
     check_choice("over", over, ("perturbations", "cells"))
     check_positive_integer("n_repeats", n_repeats)
     part = read_part(adata, split_key)
