@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -128,6 +129,8 @@ def split(
         If labels, contexts or doses are missing or can not be read, or no cell is a control.
     LeakageError
         If the finished split does not hold what its axis promises.
+    ValueError
+        If `axis`, `doses` or `seed` is none of the above.
 
     Notes
     -----
@@ -154,6 +157,9 @@ def split(
     ['P01', 'P01+P03', 'P03', 'P03+P04', 'P04', 'control']
     """
     _check_arguments(axis, fraction, valid, control_fraction, few_shot, doses)
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+        msg = f"seed: expected a whole number of 0 or more, got {seed!r}."
+        raise ValueError(msg)
     chosen = [hold_out] if isinstance(hold_out, str) else None if hold_out is None else list(hold_out)
     _check_choices(axis, chosen, context_key, few_shot, key_added, (perturbation_key, context_key, dose_key))
     where: dict[str, Any] = {"perturbation_key": perturbation_key, "control": control, "sep": sep}
@@ -252,6 +258,15 @@ def _check_arguments(
         if value not in options:
             msg = f"{argument}: expected one of {', '.join(map(repr, options))}, got {value!r}."
             raise ValueError(msg)
+    for argument, share in (
+        ("fraction", fraction),
+        ("valid", valid),
+        ("few_shot", few_shot),
+        ("control_fraction", control_fraction),
+    ):
+        if not isinstance(share, Real):
+            msg = f"{argument}: expected a share, got {share!r}. Pass a number from 0 to 1."
+            raise SplitError(msg)
     lowest_is_fine = axis in {"combination", "context"}
     if not ((fraction >= 0 if lowest_is_fine else fraction > 0) and fraction < 1):
         bounds = "[0, 1)" if lowest_is_fine else "(0, 1)"
