@@ -32,8 +32,9 @@ class EvaluationResult:
     ----------
     table
         Long table, one row for each method, measure and judged pair of perturbation and context: `model`, `axis`, `role`
-        (``model``, ``baseline``, ``reference``, ``repeat``: a second experiment of this size, ``ceiling``: the true
-        effects), `metric`, `reference` (what effects are relative to), `perturbation` (empty for scores over all),
+        (``model``, ``baseline``, ``reference``; ``repeat``: what a second experiment would score as a prediction, from
+        halves of the held-out cells, corrected to full size where measures allow it; ``ceiling``: what the true effects,
+        or for distances the true cells, would score), `metric`, `reference` (what effects are relative to), `perturbation` (empty for scores over all),
         `context`, `value`, `low` and `high` (intervals of scores over all), `n_cells` (held-out cells), `n_targets`,
         `seen_members` (targets that training cells carry), `strength` (energy distance of held-out cells to controls),
         `stratum`.
@@ -95,6 +96,12 @@ class EvaluationResult:
         normalises but not clipped at 0, because the clip makes errors free. Scores over all count their interval from resampled perturbations, too.
         Under `by` the index holds (group, method).
 
+        Notes
+        -----
+        Perturbations are resampled with all their contexts. Intervals hold for the held-out control cells at hand, whose
+        noise all effects share: with few controls they are too narrow. Percentile intervals are too narrow for fewer than
+        about 25 perturbations, too, and those of scores over all for fewer than about 50 of very different strength.
+
         Raises
         ------
         ValueError
@@ -136,7 +143,8 @@ class EvaluationResult:
         -------
         One row a measure: `value`, `other`, `other_value`, `difference` with its paired bootstrap interval `low` to `high`,
         `p_value` of Wilcoxon's signed-rank test, `share_better` (of perturbations, ties count half), `n`. Scores over all
-        have a difference alone.
+        have a difference alone. Intervals and p-values hold for the control cells at hand: where these are few, methods
+        differ by the noise that all effects share.
 
         Raises
         ------

@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from perturbia.metrics import top_gene_correlation
 from perturbia.stats import spearman_brown
+from perturbia.tl._evaluation.measure import score_rows
 from perturbia.tl._evaluation.predictions import Prediction
+from perturbia.tl._evaluation.scores import TOP
 
 if TYPE_CHECKING:
     from perturbia.tl._evaluation.measure import Measure
@@ -20,6 +23,7 @@ REPEAT = "second experiment"
 CEILING = "true effects"
 # populations cost more than effects
 N_HALVINGS_OF_CELLS = 3
+MIN_TO_SHRINK = 4
 
 
 def ceilings(measure: Measure, truth: Truth) -> tuple[np.ndarray | float, np.ndarray | float]:
@@ -41,7 +45,11 @@ def ceilings(measure: Measure, truth: Truth) -> tuple[np.ndarray | float, np.nda
     -----
     Halves of the held-out cells are scored against one another, and corrected for their size: correlations by
     Spearman-Brown to a reliability ρ, which a second experiment scores and whose root the true effects score; R² to 2ρ - 1
-    and ρ; errors by the square roots of 2 and of 4. Other scores stay as halves have them: a lower bound.
+    and ρ; errors by the square roots of 2 and of 4. On the strongest genes, which are chosen on one half and scored on the
+    other, quarters within the scored half are correlated. Scores of perturbations are first drawn to their mean by as much
+    as their variance between perturbations is noise; and where their mean does not exceed its error twice, nothing is said
+    of the true effects, since the root of noise is not small. Other scores stay as halves have them, and nothing is said of
+    the true effects; nor is it for errors of means of cells, to which the cells that an effect shifts add their own.
     """
     shape = (len(truth),) if measure.level == "perturbation" else ()
     nothing = np.full(shape, np.nan)
@@ -55,8 +63,10 @@ def ceilings(measure: Measure, truth: Truth) -> tuple[np.ndarray | float, np.nda
     if n_halvings == 0:
         return nothing, nothing
     found = np.array([_score_of_halves(measure, truth, i) for i in range(n_halvings)], dtype=float)
-    value = found.mean(axis=0)  # NaN where one halving has none: too few cells to tell
+    value, known = _denoised(found)
     repeat, ceiling = _corrected(value, measure)
+    if measure.noise in {"correlation", "correlation of halves"} and not known:
+        ceiling = np.full_like(ceiling, np.nan)
     if measure.level == "all":
         return float(repeat), float(ceiling)
     return repeat, ceiling
@@ -65,11 +75,13 @@ def ceilings(measure: Measure, truth: Truth) -> tuple[np.ndarray | float, np.nda
 def _score_of_halves(measure: Measure, truth: Truth, halving: int) -> np.ndarray | float:
     """One half as the truth, the other as a prediction, where both have the cells for it."""
     whole = measure.level == "all"
-    cells, quarters = measure.reads == "cells", measure.noise == "correlation of halves"
+    if measure.noise == "correlation of halves":
+        return _top_genes_of_quarters(truth.repeats[halving], whole=whole)
+    cells, plain = measure.reads == "cells", measure.noise == "distance"
     cache = truth.__dict__.setdefault("experiments", {})
-    if (halving, cells, quarters) not in cache:
-        cache[halving, cells, quarters] = _experiment(truth, truth.repeats[halving], cells=cells, quarters=quarters)
-    judged, prediction, rows = cache[halving, cells, quarters]
+    if (halving, cells, plain) not in cache:
+        cache[halving, cells, plain] = _experiment(truth, truth.repeats[halving], cells=cells, plain=plain)
+    judged, prediction, rows = cache[halving, cells, plain]
     if len(rows) == 0:
         return np.nan if whole else np.full(len(truth), np.nan)
     value = measure.score(judged, prediction)
@@ -80,26 +92,76 @@ def _score_of_halves(measure: Measure, truth: Truth, halving: int) -> np.ndarray
     return found
 
 
-def _experiment(truth: Truth, halving: Halving, *, cells: bool, quarters: bool) -> tuple[Truth, Prediction, np.ndarray]:
+def _top_genes_of_quarters(halving: Halving, *, whole: bool) -> np.ndarray | float:
+    """Genes of one half, on which the two quarters of the other are correlated, both ways."""
+    first, second = halving.effects
+    sides = ((second, halving.quarters[0], halving.quarters[1]), (first, halving.quarters[2], halving.quarters[3]))
+    arrays = (*halving.effects, *halving.quarters)
+    (rows,) = np.nonzero(np.all([np.isfinite(values).all(axis=1) for values in arrays], axis=0))
+    found = np.full(len(first), np.nan)
+    if len(rows) == 0:
+        return np.nan if whole else found
+    scores = [
+        score_rows(
+            top_gene_correlation,
+            one[rows],
+            other[rows],
+            selection=choice[rows],
+            k=min(TOP, first.shape[1]),
+            per_perturbation=not whole,
+        )
+        for choice, one, other in sides
+    ]
+    if whole:
+        return float(np.mean(scores))
+    found[rows] = np.mean(scores, axis=0)
+    return found
+
+
+def _experiment(truth: Truth, halving: Halving, *, cells: bool, plain: bool) -> tuple[Truth, Prediction, np.ndarray]:
     """Truth of one half, prediction of the other, and the conditions for which both have enough cells."""
-    second = halving.quarters[2] if quarters else halving.effects[1]
-    (rows,) = np.nonzero(np.isfinite(second).all(axis=1) & np.isfinite(halving.effects[0]).all(axis=1))
+    first, second = halving.effects
+    (rows,) = np.nonzero(np.isfinite(second).all(axis=1) & np.isfinite(first).all(axis=1))
+    positions = halving.populations if plain else halving.rows
     judged = replace(
         truth,
         conditions=truth.conditions.iloc[rows].reset_index(drop=True),
-        effects=halving.effects[0][rows],
+        effects=first[rows],
         standard_errors=truth.standard_errors[rows] * np.sqrt(2),  # of half the cells
         halves=(halving.quarters[0][rows], halving.quarters[1][rows]),
-        test=np.sort(halving.rows[0]),
+        test=np.sort(positions[0]),
         repeats=(),
     )
+    judged.conditions["n_cells"] //= 2
     prediction = Prediction(REPEAT, "reference", second[rows], judged)
     if cells:
         judged.__dict__["basis"] = truth.basis
-        other = replace(judged, test=np.sort(halving.rows[1]))
-        prediction.means = other.means, halving.effects[1][rows]
+        other = replace(judged, test=np.sort(positions[1]))
+        prediction.means = other.means, second[rows]
         prediction.draw = lambda condition, n: truth.screen.cells(other.populations[condition][:n])
     return judged, prediction, rows
+
+
+def _denoised(found: np.ndarray) -> tuple[np.ndarray, bool]:
+    """Mean over halvings, drawn to the mean over conditions; and whether that is clearly more than nothing.
+
+    Halvings share the noise of all cells, which a halving sees as much of as of the difference of the halves: noise has
+    the variance over halvings, and what is left of it in their mean.
+    """
+    value = found.mean(axis=0)  # NaN where one halving has none: too few cells to tell
+    n_halvings = len(found)
+    if n_halvings < 2:
+        return value, True
+    noise = found.var(axis=0, ddof=1) * (1 + 1 / n_halvings)
+    if value.ndim == 0:
+        return value, bool(value > 2 * np.sqrt(noise))
+    defined = np.isfinite(value)
+    n = int(defined.sum())
+    if n < MIN_TO_SHRINK:
+        return value, bool(n and np.mean(value[defined]) > 2 * np.sqrt(np.mean(noise[defined]) / n))
+    middle, spread = value[defined].mean(), value[defined].var(ddof=1)
+    factor = max(0.0, 1 - noise[defined].mean() / spread) if spread > 0 else 0.0
+    return middle + factor * (value - middle), bool(middle > 2 * np.sqrt(spread / n))
 
 
 def _corrected(value: np.ndarray, measure: Measure) -> tuple[np.ndarray, np.ndarray]:
@@ -113,17 +175,18 @@ def _corrected(value: np.ndarray, measure: Measure) -> tuple[np.ndarray, np.ndar
     if measure.noise == "determination":
         reliability = _reliability(np.clip((value + 1) / 2, -1, 1))
         return 2 * reliability - 1, reliability
+    unknown = np.full_like(value, np.nan)
     if measure.noise == "error":
-        return value / np.sqrt(2), value / 2
+        return value / np.sqrt(2), unknown if measure.reads == "cells" else value / 2
     if measure.noise == "squared error":
-        return value / 2, value / 4
+        return value / 2, unknown if measure.reads == "cells" else value / 4
     if measure.noise == "distance":
         return value, np.zeros_like(value)
-    return value, np.full_like(value, np.nan)
+    return value, unknown
 
 
 def _reliability(value: np.ndarray) -> np.ndarray:
-    """Correlation of measurements of twice the size; negative values stay, or noise would average to something."""
+    """Correlation of measurements of twice the size."""
     return np.asarray(spearman_brown(np.clip(value, -1, 1)))
 
 

@@ -1,4 +1,4 @@
-"""Observed control cells that models may have seen: what an effect shifts, and what predicted means are relative to."""
+"""Observed control cells that trained: what an effect shifts, and what predicted means are relative to."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from perturbia.stats import group_means
+from perturbia.tl._evaluation.truth import N_BASE
 
 if TYPE_CHECKING:
     from perturbia.tl._evaluation.truth import Truth
 
 __all__ = ["base_cells", "observed_controls", "shifted"]
 
-N_BASE = 500
 MIN_BASE = 50
 
 
@@ -24,7 +24,7 @@ def shifted(base: np.ndarray, effect: np.ndarray, truth: Truth) -> np.ndarray:
 
 
 def base_cells(truth: Truth, condition: int) -> np.ndarray:
-    """Observed control cells that models may have seen, in the batches of the condition: the same for every method."""
+    """Observed control cells that trained, in the batches of the condition: the same for every method."""
     pool, batch = control_pool(truth, truth.contexts[condition])
     if batch is None:
         return pool
@@ -35,13 +35,13 @@ def base_cells(truth: Truth, condition: int) -> np.ndarray:
 
 
 def observed_controls(truth: Truth) -> np.ndarray:
-    """Mean of the controls that models may have seen, in the batches of the cells of each condition: one row a condition."""
+    """Mean of the controls that trained, in the batches of the cells of each condition: one row a condition."""
     screen = truth.screen
     strata = np.full(len(screen.part), "") if screen.stratum_key is None else screen.strata
     out = np.empty((len(truth), screen.adata.n_vars))
     for context in set(truth.contexts):
         inside = screen.contexts == context
-        rows = np.flatnonzero(screen.is_control & screen.visible & inside)
+        rows = np.flatnonzero(screen.is_control & (screen.part == "train") & inside)
         if len(rows) == 0:
             rows = np.flatnonzero(screen.is_control & inside)
         moments = group_means(screen.normalized(rows), strata[rows], with_variance=False)

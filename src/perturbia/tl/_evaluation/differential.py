@@ -39,13 +39,13 @@ class DifferentialTable:
     fdr: np.ndarray
 
 
-def _test(truth: Truth, cells: Sequence[np.ndarray]) -> DifferentialTable:
+def _test(truth: Truth, cells: Sequence[np.ndarray], *, held_out: bool) -> DifferentialTable:
     shape = truth.effects.shape
     fold_change, fdr = np.zeros(shape), np.ones(shape)
     contexts = np.array(truth.contexts)
     for context in np.unique(contexts):
         rows = np.flatnonzero(contexts == context)
-        controls = truth.screen.cells(truth.control_rows(held_out=True, context=context, limit=MAX_CONTROLS))
+        controls = truth.screen.cells(truth.control_rows(held_out=held_out, context=context, limit=MAX_CONTROLS))
         parts = [controls, *(cells[int(row)] for row in rows)]
         labels = np.repeat([CONTROL, *map(str, rows)], [len(part) for part in parts])
         tested = rank_sum(
@@ -65,16 +65,20 @@ def _test(truth: Truth, cells: Sequence[np.ndarray]) -> DifferentialTable:
 def _of_truth(truth: Truth) -> DifferentialTable:
     cache = truth.__dict__
     if "differential" not in cache:
-        cache["differential"] = _test(truth, [truth.screen.cells(rows) for rows in truth.populations])
+        cache["differential"] = _test(truth, [truth.screen.cells(rows) for rows in truth.populations], held_out=True)
     return cache["differential"]
 
 
 def _of_prediction(truth: Truth, prediction: Prediction) -> DifferentialTable:
-    """As many predicted cells as are held out, because the number of significant genes follows the number of cells."""
+    """As many predicted cells as are held out, because the number of significant genes follows the number of cells.
+
+    They are tested against the controls that models may have seen: with the controls of the truth, both sides would share
+    the noise of these.
+    """
     cache = prediction.__dict__
     if "differential" not in cache:
         sizes = [len(rows) for rows in truth.populations]
-        cache["differential"] = _test(truth, [prediction.cells(i, n) for i, n in enumerate(sizes)])
+        cache["differential"] = _test(truth, [prediction.cells(i, n) for i, n in enumerate(sizes)], held_out=False)
     return cache["differential"]
 
 
@@ -137,6 +141,7 @@ DIFFERENTIAL: tuple[Measure, ...] = (
                 true.fold_change, true.fdr, predicted.fold_change, predicted.fdr, per_perturbation=True
             )
         ),
+        chance=np.nan,
         reads="cells",
     ),
     Measure(
@@ -153,6 +158,7 @@ DIFFERENTIAL: tuple[Measure, ...] = (
                 per_perturbation=True,
             )
         ),
+        chance=np.nan,
         reads="cells",
     ),
     Measure(
@@ -160,6 +166,7 @@ DIFFERENTIAL: tuple[Measure, ...] = (
         "recall of DE genes",
         "Share of the significant genes of held-out cells that are significant in predicted cells.",
         _per_condition(lambda true, predicted: metrics.de_recall(true.fdr, predicted.fdr, per_perturbation=True)),
+        chance=np.nan,
         reads="cells",
     ),
     Measure(
@@ -228,6 +235,7 @@ DIFFERENTIAL: tuple[Measure, ...] = (
         "(Louvain, where cell-eval has Leiden).",
         _clustering,
         level="all",
+        chance=np.nan,
         reads="cells",
     ),
 )

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["as_html", "as_text", "cautions"]
 
 N_LEADING = 8
+FEW_CONTROLS = 300
 
 
 def headline(result: EvaluationResult) -> str:
@@ -46,6 +47,11 @@ def cautions(result: EvaluationResult) -> list[str]:
         )
     if info["axis"] == "unknown":
         found.append("The split was not made by tl.split, which would have checked what it holds out.")
+    if info["n_test_controls"] < FEW_CONTROLS and info["truth"] != "known":
+        found.append(
+            f"{info['n_test_controls']} control cells are held out: intervals and p-values do not know of their noise, which "
+            "all effects share."
+        )
     if info["too_few_cells"]:
         n_few = len(info["too_few_cells"])
         verb = (

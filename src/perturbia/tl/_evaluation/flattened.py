@@ -9,7 +9,7 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["flattened_intervals", "moments_of"]
+__all__ = ["flattened_intervals", "moments_of", "summed"]
 
 _BLOCK = 1000
 
@@ -30,6 +30,13 @@ def moments_of(true: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     x, y = np.where(rows[:, None], true, 0.0), np.where(rows[:, None], predicted, 0.0)
     count = rows * float(true.shape[1])
     return np.column_stack([count, x.sum(1), y.sum(1), (x * x).sum(1), (y * y).sum(1), (x * y).sum(1)])
+
+
+def summed(moments: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """Sums of rows of one code: the contexts of a perturbation are resampled together."""
+    out = np.zeros((codes.max() + 1, moments.shape[1]))
+    np.add.at(out, codes, moments)
+    return out
 
 
 def _correlation(sums: np.ndarray) -> np.ndarray:

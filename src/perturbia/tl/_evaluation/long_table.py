@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from perturbia.tl._evaluation.ceiling import CEILING, REPEAT, ceilings
-from perturbia.tl._evaluation.flattened import flattened_intervals, moments_of
+from perturbia.tl._evaluation.flattened import flattened_intervals, moments_of, summed
 from perturbia.tl._evaluation.strata import strata_of
 
 if TYPE_CHECKING:
@@ -36,7 +36,8 @@ def score_table(
 
     scores: list[tuple[str, str, Measure, Any, tuple[float, float]]] = []
     nothing = (np.nan, np.nan)
-    moments = [moments_of(judged.effects, one.effects) for one in predictions]
+    codes = pd.factorize(np.array(judged.perturbations))[0]
+    moments = [summed(moments_of(judged.effects, one.effects), codes) for one in predictions]
     intervals = {
         kind: flattened_intervals(moments, kind=kind, n_resamples=n_resamples, confidence=confidence, seed=seed)
         for kind in {measure.flattened for measure in measures} - {""}

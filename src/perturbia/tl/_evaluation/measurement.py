@@ -84,8 +84,8 @@ def measure_truth(
         )
     n_targets, seen = screen.members_seen(conditions["perturbation"].tolist())
     conditions["n_targets"], conditions["seen_members"] = n_targets, seen
-    seen_effects = _training_effects(screen)
-    controls_held_out = screen.is_control[held_out].sum() >= MIN_CONTROLS
+    used = [screen.is_control[held_out] & (screen.contexts[held_out] == one) for one in set(conditions["context"])]
+    shared = every_cell or any(controls.sum() < MIN_CONTROLS for controls in used)
     truth = Truth(
         screen=screen,
         conditions=conditions,
@@ -93,9 +93,9 @@ def measure_truth(
         standard_errors=errors,
         halves=halves,
         repeats=repeats,
-        training=seen_effects,
+        training=_training_effects(screen, judges, known),
         test=held_out,
-        controls_shared=known is None and (every_cell or not controls_held_out),
+        controls_shared=known is None and shared,
         known=known,
         left_out=left_out,
         min_cells=min_cells,
@@ -114,11 +114,15 @@ def _halves(screen: JudgedScreen, rows: np.ndarray, seed: int) -> tuple[np.ndarr
 
 def _halve(screen: JudgedScreen, judges: np.ndarray, conditions: pd.DataFrame, seed: int) -> Halving:
     halves = _halves(screen, judges, seed)
-    quarters = [*_halves(screen, halves[0], seed + 1), _halves(screen, halves[1], seed + 1)[0]]
+    quarters = [quarter for half in halves for quarter in _halves(screen, half, seed + 1)]
+    rows = screen.by_name(judges)
+    labels = pd.Series(screen.labels[rows]) + "\0" + pd.Series(screen.contexts[rows])
+    first = half_split(labels.to_numpy(), seed=seed + 2)
     return Halving(
         rows=halves,
         effects=tuple(_measured(screen, half, conditions)[0] for half in halves),  # type: ignore[arg-type]
         quarters=tuple(_measured(screen, quarter, conditions)[0] for quarter in quarters),  # type: ignore[arg-type]
+        populations=(np.sort(rows[first]), np.sort(rows[~first])),
     )
 
 
@@ -176,6 +180,8 @@ def _measured(screen: JudgedScreen, rows: np.ndarray, conditions: pd.DataFrame) 
     errors = values.copy()
     for context, group in conditions.groupby("context", sort=False):
         inside = rows[screen.contexts[rows] == context]
+        if screen.is_control[inside].sum() < 2:
+            continue  # a part of few controls: nothing to measure against
         wanted = screen.is_control[inside] | np.isin(screen.labels[inside], group["perturbation"].tolist())
         measured = observed(screen, inside[wanted], batch_key=screen.batch_key)
         position = {name: i for i, name in enumerate(measured.obs_names)}
@@ -186,10 +192,19 @@ def _measured(screen: JudgedScreen, rows: np.ndarray, conditions: pd.DataFrame) 
     return values, errors
 
 
-def _training_effects(screen: JudgedScreen) -> tuple[np.ndarray, np.ndarray]:
-    """Labels and effects of training cells, against controls of the same batch and context."""
-    measured = observed(screen, np.flatnonzero(screen.part == "train"), batch_key=screen.stratum_key)
-    return np.asarray(measured.obs_names), np.asarray(measured.X, dtype=np.float64)
+def _training_effects(
+    screen: JudgedScreen, judges: np.ndarray, known: pd.DataFrame | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Labels and effects of training cells, against controls of the same batch and context: seen ones, and the truth's."""
+    trained = screen.part == "train"
+    seen = observed(screen, np.flatnonzero(trained), batch_key=screen.stratum_key)
+    names = np.asarray(seen.obs_names)
+    values = np.asarray(seen.X, dtype=np.float64)
+    if known is not None:
+        return names, values, values  # no controls of its own
+    rows = np.union1d(np.flatnonzero(trained & ~screen.is_control), judges[screen.is_control[judges]])
+    other = observed(screen, rows, batch_key=screen.stratum_key)
+    return names, values, np.asarray(other[list(names)].X, dtype=np.float64)
 
 
 def _known_rows(known: pd.DataFrame, names: list[str], genes: pd.Index) -> np.ndarray:

@@ -70,6 +70,7 @@ EFFECT_MEASURES: tuple[Measure, ...] = (
         "the wrong size cost.",
         on_effects(metrics.effect_r2),
         noise="determination",
+        chance=np.nan,
     ),
     Measure(
         "cosine",
@@ -87,6 +88,7 @@ EFFECT_MEASURES: tuple[Measure, ...] = (
         against_centroid(top=False),
         noise="correlation",
         reference="perturbed centroid",
+        chance=np.nan,
     ),
     Measure(
         "correlation_systema_top20",
@@ -94,6 +96,7 @@ EFFECT_MEASURES: tuple[Measure, ...] = (
         "The same on the 20 genes of largest observed effect, which the judged cells choose themselves.",
         against_centroid(top=True),
         reference="perturbed centroid",
+        chance=np.nan,
     ),
     Measure(
         "top20",
@@ -108,13 +111,15 @@ EFFECT_MEASURES: tuple[Measure, ...] = (
         "Jaccard, top 20",
         "Overlap of the 20 strongest predicted and observed genes, with their signs: shared over all.",
         jaccard_of_top_genes,
+        chance=np.nan,
     ),
     Measure(
         "direction",
         "direction",
-        "Share of the significant genes (5 % FDR in held-out cells) that are predicted to go the right way.",
+        "Share of the significant genes (5 % FDR in held-out cells) that are predicted to go the right way. A coin has .5; "
+        "a prediction of no effect has none right.",
         direction,
-        chance=0.5,
+        chance=np.nan,
     ),
     RMSE,
     replace(
@@ -174,6 +179,7 @@ EFFECT_MEASURES: tuple[Measure, ...] = (
         level="all",
         noise="determination",
         flattened="determination",
+        chance=np.nan,
     ),
     Measure(
         "top20_all",
@@ -236,7 +242,7 @@ EFFECT_MEASURES: tuple[Measure, ...] = (
         "Share of the other perturbations, seen ones included, whose observed effect is farther (Euclidean) from the "
         "prediction than its own.",
         centroid_accuracy,
-        chance=0.5,
+        chance=np.nan,
     ),
     replace(
         RMSE,

@@ -12,7 +12,7 @@ from perturbia.model.baseline._closed_form import ClosedFormModel
 from perturbia.perturbation import Perturbation, as_perturbation
 from perturbia.tl._evaluation.given_predictions import columns, on_scale
 from perturbia.tl._evaluation.predictions import Prediction
-from perturbia.tl._evaluation.screen import BATCH, CONTEXT, LABEL
+from perturbia.tl._evaluation.screen import CONTEXT, LABEL
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -166,7 +166,7 @@ def fit_baseline(name: str, truth: Truth) -> Any:
         model_class.setup_anndata(
             screen.adata,
             perturbation_key=LABEL,
-            batch_key=screen.batch_key and BATCH,
+            batch_key=screen.stratum_key,  # as the truth is measured
             categorical_covariate_keys=[CONTEXT] if screen.context_key else None,
             scale=screen.registered_scale,
         )

@@ -106,7 +106,9 @@ PROTOCOLS: dict[str, Protocol] = {
                 "de_edistance",
                 "clustering",
             ),
-            note="Predicted cells are compared with observed controls; predicted controls are never used.",
+            note="Predicted cells are tested against the observed controls that models may have seen, held-out cells against "
+            "held-out ones; predicted controls are never used. Tests pool batches, as cell-eval does: where batches and "
+            "perturbations are confounded, they find batches.",
         ),
     )
 }

@@ -74,6 +74,7 @@ def describe_run(
         "n_genes": int(screen.adata.n_vars),
         "n_train": int((screen.part == "train").sum()),
         "n_test": int((screen.part == "test").sum()),
+        "n_test_controls": int((screen.is_control & (screen.part == "test")).sum()),
         "n_judging_cells": int(judged.conditions["n_cells"].sum()),
         "truth": "known" if judged.exact else "every cell" if chosen.every_cell else "held-out cells",
         "controls_shared": bool(judged.controls_shared),

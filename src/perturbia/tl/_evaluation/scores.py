@@ -52,14 +52,20 @@ def on_means(score: Score, *, absolute: bool, **options: Any) -> Callable[[Truth
 
 
 def against_centroid(*, top: bool) -> Callable[[Truth, Prediction], np.ndarray]:
+    """Correlation of what is specific to perturbations: the mean of those that were seen is taken off both sides."""
+
     def measure(truth: Truth, prediction: Prediction) -> np.ndarray:
         # in the precision that effects were stated in: what is left of equal ones is dust, and the metric knows how much
-        true, predicted, centroid = (
-            values.astype(np.float32) for values in (truth.effects, prediction.effects, truth.centroid)
-        )
+        centroid = truth.centroid.astype(np.float32)
+        true = (truth.specific + truth.centroid).astype(np.float32)
         options = {"selection": true, "k": min(TOP, true.shape[1])} if top else {}
         return score_rows(
-            metrics.reference_correlation, true, predicted, reference=centroid, per_perturbation=True, **options
+            metrics.reference_correlation,
+            true,
+            prediction.effects.astype(np.float32),
+            reference=centroid,
+            per_perturbation=True,
+            **options,
         )
 
     return measure
@@ -150,9 +156,9 @@ def target_genes(truth: Truth) -> np.ndarray:
 
 
 def centroid_accuracy(truth: Truth, prediction: Prediction) -> np.ndarray:
-    """Candidates are the other judged perturbations and all that trained, as Systema has it."""
+    """Candidates are the other judged perturbations and all that trained, against the same controls."""
     found = np.full(len(truth), np.nan)
-    names, seen = truth.training
+    names, _, seen = truth.training
     contexts = np.array(truth.contexts)
     for context in np.unique(contexts):
         rows = np.flatnonzero(contexts == context)

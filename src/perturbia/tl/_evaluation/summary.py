@@ -22,6 +22,7 @@ RANKED = ("model", "baseline")
 GROUPINGS = ("stratum", "seen_members", "n_targets", "context")
 STATISTICS = ("value", "low", "high", "n", "n_undefined", "rank", "rescaled", "normalized")
 NEGATIVES = ("Mean", "NoChange")
+LEAST_ROOM = 0.1  # of the larger of the two ends: less is noise, and dividing by it says nothing
 
 
 def summarize(
@@ -54,17 +55,18 @@ def summarize(
                 frames[statistic].loc[wide.index, wide.columns] = wide
             continue
         wide = _wide(part)
+        clusters = wide.groupby(level="perturbation", sort=False).mean()  # contexts of one perturbation are no repeats
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # columns without values are counted
             found = bootstrap_mean(
-                wide.to_numpy(), n_resamples=n_resamples, confidence=confidence, nan="omit", seed=seed
+                clusters.to_numpy(), n_resamples=n_resamples, confidence=confidence, nan="omit", seed=seed
             )
         numbers_of = {
             "value": found.mean,
             "low": found.lower,
             "high": found.upper,
-            "n": found.count,
-            "n_undefined": len(wide) - found.count,
+            "n": wide.notna().sum().to_numpy(),
+            "n_undefined": wide.isna().sum().to_numpy(),
         }
         for statistic, numbers in numbers_of.items():
             series = pd.Series(numbers, index=wide.columns).unstack("metric")
@@ -79,10 +81,9 @@ def summarize(
                 ascending=not metrics.loc[metric, "higher_is_better"], method="min"
             )
         )
-        if metrics.loc[metric, "level"] == "perturbation":
-            column = _common_means(table[table["metric"] == metric]).reindex(order)
-        frames["rescaled"][metric] = _scaled(column, best=_first(column, (CEILING,)))
-        column = frames["value"][metric]
+        judged = table[table["metric"] == metric]
+        common = _common_means(judged).reindex(order) if metrics.loc[metric, "level"] == "perturbation" else column
+        frames["rescaled"][metric] = _scaled(common, best=_first(common, (CEILING,)), least=LEAST_ROOM)
         frames["normalized"][metric] = _scaled(column, best=metrics.loc[metric, "best"])
     out = pd.concat(frames, axis=1, names=["statistic", "metric"])
     out.index.name = "model"
@@ -107,11 +108,15 @@ def _first(values: pd.Series, names: Sequence[str]) -> float:
     return next((float(values[name]) for name in names if np.isfinite(values.get(name, np.nan))), np.nan)
 
 
-def _scaled(values: pd.Series, *, best: float) -> pd.Series:
-    """0 at the mean baseline, 1 at `best`; NaN where either is not known."""
+def _scaled(values: pd.Series, *, best: float, least: float = 0.0) -> pd.Series:
+    """0 at the mean baseline, 1 at `best`; NaN where either is not known, or there is next to no room between them."""
     negative = _first(values, NEGATIVES)
     known = values[np.isfinite(values)]
-    if not np.isfinite(negative) or not np.isfinite(best) or best == negative:
+    if (
+        not np.isfinite(negative)
+        or not np.isfinite(best)
+        or abs(best - negative) <= least * max(abs(best), abs(negative))
+    ):
         return pd.Series(np.nan, index=values.index)
     return pd.Series(scale_to_baseline(known.to_numpy(), baseline=negative, best=best), index=known.index).reindex(
         values.index
@@ -161,6 +166,7 @@ def compare(
             rows[metric] = [mine, other, theirs, mine - theirs, *[np.nan] * 4, np.nan]
             continue
         wide = _wide(part).droplevel("metric", axis=1)
+        wide = wide.groupby(level="perturbation", sort=False).mean()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)
             found = paired_comparison(

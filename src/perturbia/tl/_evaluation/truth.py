@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.special import ndtr
+from scipy.special import stdtr
 from scipy.stats import false_discovery_control
 
 from perturbia.stats import energy_distance
@@ -18,11 +18,12 @@ if TYPE_CHECKING:
 
     from perturbia.tl._evaluation.screen import JudgedScreen
 
-__all__ = ["MAX_CONTROLS", "MIN_CONTROLS", "Basis", "Halving", "Truth"]
+__all__ = ["MAX_CONTROLS", "MIN_CONTROLS", "N_BASE", "Basis", "Halving", "Truth"]
 
 MIN_CONTROLS = 10
 MAX_CELLS = 300
 MAX_CONTROLS = 2000
+N_BASE = 500
 N_FIT = 5000
 N_COMPONENTS = 50
 FDR = 0.05
@@ -57,12 +58,16 @@ class Halving:
     effects
         What each half shows, float64 `(n_conditions, n_genes)`; NaN rows where it has too few cells.
     quarters
-        The same of the two halves of the first half, and of one half of the second.
+        The same of the two halves of the first half, and of those of the second.
+    populations
+        Positions of the cells of two halves that were drawn without regard to batches: halves of equal batches are more
+        alike than two experiments, as populations go.
     """
 
     rows: tuple[np.ndarray, np.ndarray]
     effects: tuple[np.ndarray, np.ndarray]
-    quarters: tuple[np.ndarray, np.ndarray, np.ndarray]
+    quarters: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+    populations: tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,8 @@ class Truth:
     repeats
         Further random halvings, for ceilings: see :class:`Halving`.
     training
-        Effects that the training cells show, and their labels.
+        Labels of the perturbations that training cells have; their effects against controls that models may have seen; and
+        the same cells against the controls of the truth.
     test
         Positions of held-out cells.
     controls_shared
@@ -103,7 +109,7 @@ class Truth:
     standard_errors: np.ndarray
     halves: tuple[np.ndarray, np.ndarray]
     repeats: tuple[Halving, ...]
-    training: tuple[np.ndarray, np.ndarray]
+    training: tuple[np.ndarray, np.ndarray, np.ndarray]
     test: np.ndarray
     controls_shared: bool
     known: pd.DataFrame | None
@@ -131,8 +137,17 @@ class Truth:
 
     @cached_property
     def centroid(self) -> np.ndarray:
-        """Mean effect of the perturbations that were seen: Systema's reference, relative to control."""
+        """Mean effect of the perturbations that were seen, relative to the controls that models may have seen."""
         return self.training[1].mean(axis=0)
+
+    @cached_property
+    def specific(self) -> np.ndarray:
+        """Effects relative to the mean of the perturbations that were seen (Systema): controls cancel.
+
+        The mean is taken against the controls of the truth here, and against those that models may have seen for
+        predictions. With one for both, the difference of the two would look like an effect, the same for all.
+        """
+        return self.effects - self.training[2].mean(axis=0)
 
     @cached_property
     def members(self) -> tuple[np.ndarray, np.ndarray]:
@@ -160,7 +175,8 @@ class Truth:
             return self.effects != 0
         with np.errstate(divide="ignore", invalid="ignore"):
             z = np.where(self.standard_errors > 0, self.effects / self.standard_errors, 0.0)
-        p_values = 2 * ndtr(-np.abs(z))
+        freedom = np.maximum(self.conditions["n_cells"].to_numpy() - 1, 1)[:, None]  # of the smaller group: cautious
+        p_values = 2 * stdtr(freedom, -np.abs(z))
         return false_discovery_control(p_values, axis=1) < FDR
 
     @cached_property
@@ -169,7 +185,11 @@ class Truth:
         from sklearn.decomposition import PCA
 
         rng = np.random.default_rng(self.seed)
-        rows = rng.permutation(self.screen.by_name(np.flatnonzero(self.screen.part == "train")))[:N_FIT]
+        rows = rng.permutation(self.screen.by_name(np.flatnonzero(self.screen.part == "train")))
+        # components fitted to the very cells that effects shift would put these nearer to everything
+        base = np.concatenate([self.control_rows(held_out=False, context=c, limit=N_BASE) for c in set(self.contexts)])
+        apart = rows[~np.isin(rows, base)]
+        rows = (apart if len(apart) > N_COMPONENTS else rows)[:N_FIT]
         dense = self.screen.cells(rows)
         n_components = min(N_COMPONENTS, dense.shape[0] - 1, dense.shape[1])
         pca = PCA(n_components=n_components, svd_solver="covariance_eigh").fit(dense)
@@ -201,17 +221,18 @@ class Truth:
     def control_rows(self, *, held_out: bool, context: str | None = None, limit: int = MAX_CELLS) -> np.ndarray:
         """Positions of at most `limit` control cells that judge, or that models may have seen."""
         screen = self.screen
-        chosen = screen.is_control & ((screen.part == "test") if held_out else screen.visible)
-        if context is not None:
-            chosen &= screen.contexts == context
-        if not chosen.any() and held_out:
-            return self.control_rows(held_out=False, context=context, limit=limit)
+        controls = screen.is_control if context is None else screen.is_control & (screen.contexts == context)
+        chosen = controls & (screen.part == ("test" if held_out else "train"))
+        if held_out and chosen.sum() < MIN_CONTROLS:  # too few to measure by: those that were seen, too
+            chosen = controls & ((screen.part == "test") | screen.visible)
         rows = screen.by_name(np.flatnonzero(chosen))
         return np.random.default_rng(self.seed + 1).permutation(rows)[:limit]
 
     @cached_property
     def control_means(self) -> np.ndarray:
-        """Mean of the held-out controls of the context of each condition, float64 `(n_conditions, n_genes)`."""
+        """Mean of the controls that each condition is measured against, in its batches, float64 `(n_conditions, n_genes)`."""
+        if not self.exact:
+            return self.means - self.effects
         means = {
             context: self.screen.cells(self.control_rows(held_out=True, context=context, limit=MAX_CONTROLS))
             for context in set(self.contexts)
