@@ -125,16 +125,51 @@ def test_identical_cells_are_no_evidence():
     assert test.p_value[0] == 1
 
 
+@pytest.mark.parametrize("unbiased", [True, False])
+def test_the_distance_is_that_of_strata_that_hold_both(unbiased):
+    """Batches alone differ; a third of the group has no control beside it, and some controls have no cell of it."""
+    rng = np.random.default_rng(6)
+    labels = np.repeat(["p", "q", "c"], [30, 20, 60])
+    batch = np.r_[np.repeat(["x", "y"], [20, 10]), np.full(20, "x"), np.repeat(["x", "z"], 30)]
+    X = rng.normal(size=(110, 4)) + 4 * (batch == "y")[:, None] - 4 * (batch == "z")[:, None]
+    with pytest.warns(RuntimeWarning, match="strata: 1 groups have cells in strata without reference cells, 10 in all"):
+        test = energy_test(X, labels, reference="c", strata=batch, unbiased=unbiased, n_permutations=199)
+    in_x = batch == "x"
+    expected = [
+        energy_distance(X[in_x & (labels == g)], X[in_x & (labels == "c")], unbiased=unbiased) for g in test.groups
+    ]
+    np.testing.assert_allclose(test.statistic, expected, atol=1e-10)
+    np.testing.assert_array_equal(test.count, [20, 20])
+    np.testing.assert_array_equal(test.n_reference, [30, 30])
+    np.testing.assert_array_equal(test.n_unmatched, [10, 0])
+    assert (test.p_value > 0.01).all()
+
+
+def test_one_reference_cell_in_common_has_no_unbiased_distance():
+    X = np.random.default_rng(0).normal(size=(9, 2))
+    labels, strata = ["p"] * 4 + ["c"] * 5, ["x"] * 5 + ["y"] * 4
+    with pytest.warns(RuntimeWarning, match="1 groups have one cell"):
+        test = energy_test(X, labels, reference="c", strata=strata, n_permutations=20)
+    assert np.isnan([test.statistic[0], test.p_value[0]]).all()
+    biased = energy_test(X, labels, reference="c", strata=strata, n_permutations=20, unbiased=False)
+    assert biased.statistic[0] == pytest.approx(energy_distance(X[:4], X[4:5], unbiased=False))
+
+
 def test_groups_that_can_not_be_tested_are_nan_with_warning():
     rng = np.random.default_rng(2)
     X = rng.normal(size=(31, 3))
     labels = np.repeat(["one", "apart", "p", "c"], [1, 5, 10, 15])
     batch = np.where(labels == "apart", "z", "x")
-    with pytest.warns(RuntimeWarning, match="2 groups have one cell or share no stratum"):
+    with (
+        pytest.warns(RuntimeWarning, match="2 groups have one cell or share no stratum"),
+        pytest.warns(RuntimeWarning, match="strata: 1 groups .* 5 in all"),
+    ):
         test = energy_test(X, labels, reference="c", strata=batch, n_permutations=99)
     assert list(test.groups) == ["apart", "one", "p"]
     np.testing.assert_array_equal(np.isnan(test.p_value), [True, True, False])
-    np.testing.assert_array_equal(np.isnan(test.statistic), [False, True, False])
+    np.testing.assert_array_equal(np.isnan(test.statistic), [True, True, False])
+    np.testing.assert_array_equal(test.count, [0, 1, 10])
+    np.testing.assert_array_equal(test.n_unmatched, [5, 0, 0])
     assert test.p_adjusted[2] == test.p_value[2]  # the others are no tests to adjust for
 
 

@@ -31,7 +31,16 @@ def test_table_holds_the_test_of_canonical_groups(metric):
     adata = screen()
     table = etest(adata, control="ctrl", batch_key="batch", metric=metric, n_permutations=500, seed=2)
     assert list(table.index) == ["A", "A+B", "B"]
-    assert list(table.columns) == ["edistance", "p_value", "p_adjusted", "significant", "n_cells", "n_control"]
+    assert list(table.columns) == [
+        "edistance",
+        "p_value",
+        "p_adjusted",
+        "significant",
+        "n_cells",
+        "n_control",
+        "n_unmatched",
+    ]
+    assert (table["n_unmatched"] == 0).all()
     np.testing.assert_allclose(
         table["edistance"], edistance(adata, control="ctrl", metric=metric)["control"], atol=1e-9
     )
@@ -61,6 +70,19 @@ def test_batches_are_not_taken_for_effects():
     uneven = adata[keep]  # A is found in batch x only
     assert etest(uneven, control="ctrl").loc["A", "p_value"] < 0.05
     assert etest(uneven, control="ctrl", batch_key="batch").loc["A", "p_value"] > 0.05
+
+
+def test_cells_without_controls_in_their_batch_are_counted_and_left_out():
+    adata = screen()
+    adata.obs["batch"] = adata.obs["batch"].astype(str)
+    lost = np.flatnonzero(adata.obs["perturbation"] == "A+ctrl")[:7]
+    adata.obs.iloc[lost, adata.obs.columns.get_loc("batch")] = "z"
+    adata.obsm["X_pca"][lost] += 20
+    with pytest.warns(RuntimeWarning, match="7 in all"):
+        table = etest(adata, control="ctrl", batch_key="batch", n_permutations=99)
+    assert table.loc["A", ["n_cells", "n_unmatched"]].tolist() == [18, 7]
+    assert table.loc["A", "edistance"] < 0.2
+    assert table.loc["A", "p_value"] > 0.05
 
 
 def test_control_cells_are_drawn_and_data_are_left_alone():

@@ -30,15 +30,18 @@ class EnergyTest:
     groups
         Names of the groups without the reference, shape (n_groups - 1,).
     statistic
-        Energy distance of each group to the reference, shape (n_groups - 1,); NaN where a group is too small.
+        Energy distance of each group to the reference over the cells that were used, shape (n_groups - 1,); NaN where
+        these are too few.
     p_value
         (1 + permutations with a distance at least as large) / (1 + permutations); NaN where nothing can be permuted.
     p_adjusted
         Holm-Šidák adjusted over the groups that have a p-value.
     count
-        Cells of each group that were used.
+        Cells of each group that were used: those in strata with reference cells.
     n_reference
-        Reference cells that each group was compared with, shape (n_groups - 1,).
+        Reference cells that each group was compared with, shape (n_groups - 1,): those in strata with cells of the group.
+    n_unmatched
+        Cells of each group that were left out, because no reference cell that was drawn is in their stratum.
     reference
         Name of the reference group.
     n_permutations
@@ -53,6 +56,7 @@ class EnergyTest:
     p_adjusted: np.ndarray
     count: np.ndarray
     n_reference: np.ndarray
+    n_unmatched: np.ndarray
     reference: Any
     n_permutations: int
     metric: Metric
@@ -96,8 +100,10 @@ def energy_test(
     reference
         Label of the control cells.
     strata
-        Batch of every cell, or any other label within which cells are exchangeable: permutations stay within them. Without
-        strata, a group that was not spread over batches as the controls were is found different for its batches alone.
+        Batch of every cell, or any other label within which cells are exchangeable: permutations stay within them. A group
+        and the reference are compared on the strata that hold both. Without strata, a group that was not spread over
+        batches as the controls were is found different for its batches alone. With strata, its p-value is valid, but the
+        statistic still holds what strata differ by where group and reference have other shares of them.
     metric, unbiased
         Variant of the distance, as in :func:`energy_distance`.
     n_permutations
@@ -123,7 +129,8 @@ def energy_test(
     Warns
     -----
     RuntimeWarning
-        Groups of one cell under `unbiased=True`, and groups that share no stratum with the reference: NaN.
+        Groups with cells in strata without reference cells, which are left out and counted; groups of one cell under
+        `unbiased=True`, and groups that share no stratum with the reference: NaN.
 
     Notes
     -----
@@ -154,14 +161,16 @@ def energy_test(
         raise ValueError(msg)
     others = np.delete(np.arange(len(groups)), control)
     statistic, p_value = np.full(len(others), np.nan), np.full(len(others), np.nan)
-    count, n_reference = np.zeros(len(others), dtype=int), np.zeros(len(others), dtype=int)
+    count, n_reference, n_unmatched = np.zeros((3, len(others)), dtype=int)
     streams = np.random.SeedSequence(seed).spawn(len(groups))
     for k, group in enumerate(others):
         rng = np.random.default_rng(streams[group])
-        members = np.flatnonzero(codes == group)
-        chosen = _draw(controls, len(members), max_reference, rng)
-        count[k], n_reference[k] = len(members), len(chosen)
-        if unbiased and len(members) < 2:
+        every = np.flatnonzero(codes == group)
+        members, chosen = _in_common(every, controls, stratum)
+        # a draw may miss a stratum
+        members, chosen = _in_common(members, _draw(chosen, len(members), max_reference, rng), stratum)
+        count[k], n_reference[k], n_unmatched[k] = len(members), len(chosen), len(every) - len(members)
+        if min(len(members), len(chosen)) < 1 + unbiased:
             continue
         # Strata one after the other, so that a permutation within them is one of neighbouring columns.
         rows = np.r_[members, chosen]
@@ -170,6 +179,13 @@ def energy_test(
         in_group = codes[rows] == group
         sums = _PairSums(matrix, rows, metric, block_size)
         statistic[k], p_value[k] = _permute(sums, in_group, bounds, n_permutations, rng, unbiased=unbiased)
+    if n_unmatched.any():
+        warnings.warn(
+            f"strata: {np.count_nonzero(n_unmatched)} groups have cells in strata without reference cells, {n_unmatched.sum()} "
+            "in all; they are left out of the distance.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
     if (n_lost := int(np.isnan(p_value).sum())) > 0:
         warnings.warn(
             f"labels, strata: {n_lost} groups have one cell or share no stratum with the reference; they have no p-value.",
@@ -183,6 +199,7 @@ def energy_test(
         p_adjusted=holm_sidak(p_value),
         count=count,
         n_reference=n_reference,
+        n_unmatched=n_unmatched,
         reference=reference,
         n_permutations=n_permutations,
         metric=metric,
@@ -236,6 +253,14 @@ def _draw(controls: np.ndarray, n_members: int, most: Any, rng: np.random.Genera
     """The reference cells that a group is compared with."""
     most = len(controls) if most is None else max(2, n_members) if most == "match" else most
     return controls if most >= len(controls) else rng.choice(controls, size=most, replace=False)
+
+
+def _in_common(members: np.ndarray, controls: np.ndarray, stratum: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The cells of both that lie in strata of both."""
+    return (
+        members[np.isin(stratum[members], stratum[controls])],
+        controls[np.isin(stratum[controls], stratum[members])],
+    )
 
 
 class _PairSums:

@@ -61,7 +61,7 @@ def etest(
         Variant of the distance, see :func:`edistance`.
     batch_key
         Column of `obs` with the batch. Give it whenever perturbations are not spread evenly over batches, otherwise
-        batches are found instead of effects.
+        batches are found instead of effects. A perturbation is compared on the batches that it shares with the control.
     n_permutations
         Permutations of each perturbation. The smallest p-value is 1 / (1 + n_permutations), and it has to survive the
         adjustment over all perturbations: about k / alpha permutations for k of them.
@@ -76,8 +76,9 @@ def etest(
     Returns
     -------
     DataFrame, one row a perturbation under its canonical label in alphabetical order: ``edistance``, ``p_value``,
-    ``p_adjusted``, ``significant`` (p_adjusted < alpha), ``n_cells``, ``n_control``. NaN and not significant where a
-    perturbation has one cell (``unbiased=True``) or no batch in common with the control. `attrs` names the variant.
+    ``p_adjusted``, ``significant`` (p_adjusted < alpha), ``n_cells`` and ``n_control``, the cells that were compared, and
+    ``n_unmatched``, cells of the perturbation in batches without control cells, which were not. NaN and not significant
+    where a perturbation has one cell (``unbiased=True``) or no batch in common with the control. `attrs` names the variant.
 
     Raises
     ------
@@ -93,7 +94,7 @@ def etest(
     Warns
     -----
     RuntimeWarning
-        Perturbations that have no p-value, or too few permutations for any of them to be significant alone.
+        Perturbations with cells in batches without control cells, perturbations that have no p-value, or too few permutations for any of them to be significant alone.
 
     Examples
     --------
@@ -135,6 +136,7 @@ def etest(
             "significant": result.p_adjusted < alpha,
             "n_cells": result.count,
             "n_control": result.n_reference,
+            "n_unmatched": result.n_unmatched,
         },
         index=pd.Index(result.groups.astype(str)),
     )
