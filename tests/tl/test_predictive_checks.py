@@ -313,6 +313,28 @@ def test_table_and_repr_say_what_was_done(model):
     assert not np.array_equal(other.table["rep_mean"], table["rep_mean"])
 
 
+def test_it_says_where_a_right_model_does_not_show_the_level(model):
+    """Given the totals of the data, replicates hold them, and add the noise of counts to them."""
+    given = train(make_screen(), size_factor_key=None)
+    names = ["library_size", "library_spread", "zero_fraction", "ate"]
+    own = make_screen()
+    own.X = given.posterior_predictive_sample(basal="prior", seed=3)
+    check = posterior_predictive_check(given, own, statistics=names, n_replicates=39)
+    assert check.library_given
+    assert check.summary.loc["library_size", "coverage"] == 1
+    table = check.table.set_index("statistic")
+    spread = table.loc["library_spread"]
+    assert (spread["rep_mean"] > spread["observed"]).all()
+    for text in (repr(check), check._repr_html_()):
+        for name, start in (("library_size", "all"), ("library_spread", "less"), ("zero_fraction", "90 % or more")):
+            assert f"{name}: {start}" in text
+        assert "(ate:" not in text
+    registered = posterior_predictive_check(model, statistics=names, n_replicates=19)
+    assert not registered.library_given
+    assert "(library" not in repr(registered)
+    assert "(zero_fraction: 90 % or more" in repr(registered)
+
+
 def test_a_function_is_a_statistic(model):
     def top_count(X, labels):
         assert len(labels) == X.shape[0]

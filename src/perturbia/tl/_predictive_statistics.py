@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from perturbia.stats import GroupMoments
 
-__all__ = ["SHIPPED", "StatisticSet", "check_names", "log_normalised"]
+__all__ = ["SHIPPED", "StatisticSet", "caveat", "check_names", "log_normalised"]
 
 ALL_CELLS = "all"
 NO_GENE = ""
@@ -129,6 +129,17 @@ SHIPPED: dict[str, tuple[Callable[[_Screen, _Fixed], np.ndarray], str, str, bool
     "n_de_genes": (_n_de_genes, "perturbations", "one", False),
     "edistance": (_edistance, "perturbations", "one", False),
 }
+
+
+def caveat(name: str, *, library_given: bool) -> str:
+    """Why the band of a statistic does not hold 90 % of the entries of a right model; empty where it does."""
+    if name in {"zero_fraction", "n_de_genes"}:
+        return "90 % or more for a right model: it has few values, and ties lie inside"
+    if name == "library_size" and library_given:
+        return "all for a right model: replicates are given the library sizes"
+    if name == "library_spread" and library_given:
+        return "less for a right model: replicates add the noise of counts to library sizes that hold it"
+    return ""
 
 
 class StatisticSet:
