@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -44,8 +45,8 @@ def ceilings(measure: Measure, truth: Truth) -> tuple[np.ndarray | float, np.nda
     Notes
     -----
     Halves of the held-out cells are scored against one another, and corrected for their size: correlations by
-    Spearman-Brown to a reliability ρ, which a second experiment scores and whose root the true effects score; R² to 2ρ - 1
-    and ρ; errors by the square roots of 2 and of 4. On the strongest genes, which are chosen on one half and scored on the
+    Spearman-Brown to a reliability ρ, which a second experiment scores and whose root the true effects score; squared
+    errors by 2 and by 4, and R² by those over the variation of all cells. On the strongest genes, which are chosen on one half and scored on the
     other, quarters within the scored half are correlated. Scores of perturbations are first drawn to their mean by as much
     as their variance between perturbations is noise; and where their mean does not exceed its error twice, nothing is said
     of the true effects, since the root of noise is not small. Other scores stay as halves have them, and nothing is said of
@@ -62,6 +63,8 @@ def ceilings(measure: Measure, truth: Truth) -> tuple[np.ndarray | float, np.nda
     n_halvings = len(truth.repeats) if measure.reads == "effects" else min(len(truth.repeats), N_HALVINGS_OF_CELLS)
     if n_halvings == 0:
         return nothing, nothing
+    if measure.noise == "determination":
+        return _determination(truth, whole=measure.level == "all")
     found = np.array([_score_of_halves(measure, truth, i) for i in range(n_halvings)], dtype=float)
     value, known = _denoised(found)
     repeat, ceiling = _corrected(value, measure)
@@ -148,11 +151,15 @@ def _denoised(found: np.ndarray) -> tuple[np.ndarray, bool]:
     Halvings share the noise of all cells, which a halving sees as much of as of the difference of the halves: noise has
     the variance over halvings, and what is left of it in their mean.
     """
-    value = found.mean(axis=0)  # NaN where one halving has none: too few cells to tell
     n_halvings = len(found)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        value = np.where(np.isfinite(found).mean(axis=0) >= 0.5, np.nanmean(found, axis=0), np.nan)
     if n_halvings < 2:
         return value, True
-    noise = found.var(axis=0, ddof=1) * (1 + 1 / n_halvings)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        noise = np.nan_to_num(np.nanvar(found, axis=0, ddof=1)) * (1 + 1 / n_halvings)
     if value.ndim == 0:
         return value, bool(value > 2 * np.sqrt(noise))
     defined = np.isfinite(value)
@@ -164,6 +171,23 @@ def _denoised(found: np.ndarray) -> tuple[np.ndarray, bool]:
     return middle + factor * (value - middle), bool(middle > 2 * np.sqrt(spread / n))
 
 
+def _determination(truth: Truth, *, whole: bool) -> tuple[np.ndarray | float, np.ndarray | float]:
+    """R² of a second experiment and of the true effects: noise from the differences of halves, over what all cells show."""
+    found = []
+    for halving in truth.repeats:
+        error = ((halving.effects[0] - halving.effects[1]) ** 2).sum(axis=1)
+        found.append(error)
+    error = np.mean(found, axis=0)
+    rows = np.isfinite(error) & np.isfinite(truth.effects).all(axis=1)
+    centre = truth.effects[rows].mean() if whole else truth.effects.mean(axis=1, keepdims=True)
+    if whole:
+        share = error[rows].sum() / ((truth.effects[rows] - centre) ** 2).sum() if rows.any() else np.nan
+        return float(1 - share / 2), float(1 - share / 4)
+    total = ((truth.effects - centre) ** 2).sum(axis=1)
+    share = np.divide(error, total, out=np.full(len(error), np.nan), where=rows & (total > 0))
+    return 1 - share / 2, 1 - share / 4
+
+
 def _corrected(value: np.ndarray, measure: Measure) -> tuple[np.ndarray, np.ndarray]:
     """From the score of two halves to those of a second experiment of full size and of the true effects."""
     if measure.noise == "correlation":
@@ -172,9 +196,6 @@ def _corrected(value: np.ndarray, measure: Measure) -> tuple[np.ndarray, np.ndar
     if measure.noise == "correlation of halves":  # the truth of such scores is one half, and quarters were compared
         half = _reliability(value)
         return _root(half * np.abs(_reliability(half))), _root(half)
-    if measure.noise == "determination":
-        reliability = _reliability(np.clip((value + 1) / 2, -1, 1))
-        return 2 * reliability - 1, reliability
     unknown = np.full_like(value, np.nan)
     if measure.noise == "error":
         return value / np.sqrt(2), unknown if measure.reads == "cells" else value / 2
