@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import warnings
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import stats
+from scipy import sparse, stats
 
 import perturbia as pb
 from perturbia.errors import ControlError, LabelError, LeakageError, NotTrainedError, ScaleError, SplitError
 from perturbia.metrics import crps_gaussian
+from perturbia.stats import log1p_cp10k
 from perturbia.tl import Calibration, calibration, effects
+from perturbia.tl._effect_freedom import freedom_of_sum, gaussian_equivalent, welch_freedom
 from perturbia.tl.calibration_curves import _selection
 
 
@@ -59,21 +62,36 @@ def by_hand(model, adata):
     return observed, np.asarray(predicted.X, float), stated, observed.layers["se"].astype(float)
 
 
+def welch(adata):
+    """Degrees of freedom of the held-out effects, as the t test of scipy has them."""
+    held = adata[adata.obs["pb_split"] == "test"]
+    logs, labels = log1p_cp10k(held.X).toarray(), held.obs["perturbation"].to_numpy()
+    rows = [
+        stats.ttest_ind(logs[labels == name], logs[labels == "control"], equal_var=False).df for name in names_of(held)
+    ]
+    return np.stack(rows)
+
+
+def names_of(adata):
+    return sorted(set(adata.obs["perturbation"]) - {"control"})
+
+
 def test_numbers_are_those_written_out(screen, empirical):
     result = calibration(empirical)
     observed, mean, stated, noise = by_hand(empirical, screen)
     truth, total = np.asarray(observed.X, float), np.hypot(stated, noise)
-    z = np.abs(truth - mean) / total
+    z, of_noise = np.abs(truth - mean) / total, welch(screen)
+    freedom = of_noise * (total / noise) ** 4  # what is stated counts as known
     for _, row in result.coverage.iterrows():
-        limit = stats.norm.ppf((1 + row["nominal"]) / 2)
+        limit, own = (stats.t.ppf((1 + row["nominal"]) / 2, nu) for nu in (freedom, of_noise))
         assert row["empirical"] == pytest.approx((z <= limit).mean(), abs=1e-3)
-        assert row["noise_only"] == pytest.approx((np.abs(truth - mean) <= limit * noise).mean(), abs=1e-3)
+        assert row["noise_only"] == pytest.approx((np.abs(truth - mean) <= own * noise).mean(), abs=1e-3)
         assert row["lower"] <= row["empirical"] <= row["upper"]
     table = result.perturbations
     assert list(table.index) == list(observed.obs_names)
     np.testing.assert_allclose(table["rmse"], np.sqrt(((truth - mean) ** 2).mean(1)), rtol=1e-4)
     np.testing.assert_allclose(table["crps"], crps_gaussian(truth, mean, total, per_perturbation=True), rtol=1e-4)
-    np.testing.assert_allclose(table["coverage_90"], (z <= 1.6448536).mean(1), atol=1e-3)
+    np.testing.assert_allclose(table["coverage_90"], (z <= stats.t.ppf(0.95, freedom)).mean(1), atol=1e-3)
     np.testing.assert_allclose(table["sd"], np.sqrt((stated**2).mean(1)), rtol=1e-4)
     np.testing.assert_allclose(table["se_observed"], np.sqrt((noise**2).mean(1)), rtol=1e-4)
     np.testing.assert_array_equal(table["n_cells"], observed.obs["n_cells"])
@@ -92,6 +110,56 @@ def test_means_of_other_cells_are_calibrated_and_no_effect_is_not(screen, empiri
     wrong = calibration(fit("NoChange", make_screen())).coverage.set_index("nominal")
     assert wrong.loc[0.9, "empirical"] < 0.75
     pd.testing.assert_series_equal(wrong["empirical"], wrong["noise_only"], check_names=False)
+
+
+def gaussian_screen(n_test, n_test_controls, *, seed):
+    """Training cells by which the effects are all but known, few test cells."""
+    rng = np.random.default_rng(seed)
+    size = np.array([[2000, n_test_controls], *[[1000, n_test]] * 12])
+    group = np.repeat(np.arange(13), size.sum(1))
+    part = np.concatenate([np.repeat(["train", "test"], pair) for pair in size])
+    effect = np.r_[np.zeros((1, 40)), 0.3 * rng.normal(size=(12, 40))]
+    obs = pd.DataFrame(
+        {"perturbation": np.r_[["control"], [f"P{i:02d}" for i in range(12)]][group], "pb_split": part},
+        index=np.arange(len(group)).astype(str),
+    )
+    return ad.AnnData((effect[group] + rng.normal(size=(len(group), 40))).astype(np.float32), obs=obs)
+
+
+@pytest.mark.parametrize(("n_test", "n_test_controls"), [(5, 400), (10, 400), (40, 10)])
+def test_few_cells_do_not_make_a_right_model_overconfident(n_test, n_test_controls):
+    rows = []
+    for seed in range(4):
+        model = fit("Empirical", gaussian_screen(n_test, n_test_controls, seed=seed), scale="embedding")
+        rows.append(calibration(model, min_cells=2).coverage.set_index("nominal")["empirical"])
+    coverage = pd.concat(rows, axis=1).mean(axis=1)
+    # the controls are shared: that part of the error does not average out over perturbations
+    slack = 0.02 if n_test_controls == 400 else 0.03
+    assert coverage[0.9] == pytest.approx(0.9, abs=slack)
+    assert coverage[0.99] == pytest.approx(0.99, abs=0.01)
+
+
+def test_degrees_of_freedom_within_batches():
+    """Written out for one perturbation in two batches, with controls in both and in one."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(40, 3))
+    dosage = sparse.csr_matrix((np.arange(40) < 12).astype(np.float32)[:, None])
+    batch = np.r_[np.repeat([0, 1], 6), np.repeat([0, 1], [20, 8])]
+    found, freedom = welch_freedom(X, dosage, batch)
+    assert found.shape == (1, 1)
+    own = sum(6 * X[:12][batch[:12] == b].var(0, ddof=1) for b in (0, 1)) / 12**2
+    control = [0.25 * X[12:][batch[12:] == b].var(0, ddof=1) / n for b, n in ((0, 20), (1, 8))]
+    by_hand = (own + sum(control)) ** 2 / (own**2 / 10 + control[0] ** 2 / 19 + control[1] ** 2 / 7)
+    np.testing.assert_allclose(freedom[0], by_hand, rtol=1e-5)
+    constant = welch_freedom(np.ones((40, 3)), dosage, batch)[1]
+    assert np.isfinite(constant).all()
+
+
+def test_errors_without_spread_are_inside_every_interval_or_none():
+    z = gaussian_equivalent(np.array([0.0, -1.0, 2.0]), np.array([0.0, 0.0, 1.0]), np.array([3.0, 3.0, 1e6]))
+    np.testing.assert_allclose(z, [0.0, 38.0, 2.0], atol=1e-4)
+    known = freedom_of_sum(np.array([4.0, 4.0, 4.0]), np.array([1.0, 1.0, 0.0]), np.array([0.0, 1.0, 1.0]))
+    np.testing.assert_allclose(known, [4.0, 16.0, 1e6])
 
 
 def test_a_model_that_states_nothing_ranks_nothing():
@@ -146,6 +214,7 @@ def test_repr_and_repeatability(empirical):
     assert list(result.perturbations.index) == ["P01", "P03"]
     assert "90%" in repr(result)
     assert "Empirical" in repr(result)
+    assert "error of the control means, which they share, is not in it" in repr(result)
     assert "<table" in result._repr_html_()
     pd.testing.assert_frame_equal(
         result.coverage, calibration(empirical, perturbations=["P01", "P03"], levels=[0.5, 0.9]).coverage

@@ -15,7 +15,8 @@ from perturbia.metrics import coverage_curve, crps_gaussian, effect_rank_correla
 from perturbia.model.base._arguments import check_choice
 from perturbia.model.base._positions import read_positions
 from perturbia.perturbation import dosage_labels
-from perturbia.stats import bootstrap_mean
+from perturbia.stats import bootstrap_mean, log1p_cp10k
+from perturbia.tl._effect_freedom import freedom_of_sum, gaussian_equivalent, student_limit, welch_freedom
 from perturbia.tl.observed_effects import effects
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["Calibration", "calibration"]
 
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
-Z_90 = 1.6448536269514722  # 95 % point of the standard normal
+FREEDOM = "freedom"
 N_STEPS = 20  # of the selection among entries
 
 
@@ -41,8 +42,8 @@ class Calibration:
     ----------
     coverage
         One row a level: `nominal`, `empirical` share of held-out effects inside the interval, `lower` and `upper` limits
-        of its 95 % bootstrap interval over perturbations, `noise_only`, the share inside intervals of the measuring error
-        alone.
+        of its 95 % bootstrap interval over perturbations, which does not know that all effects share the error of the
+        control means, `noise_only`, the share inside intervals of the measuring error alone.
     perturbations
         One row a perturbation: `n_cells` held out, `n_training_cells`, `rmse`, `mae`, `crps` (unit of the effects),
         `coverage_90`, `sd` and `se_observed`, the root mean squares of the stated and of the measuring error.
@@ -73,6 +74,7 @@ class Calibration:
         return (
             f"Calibration of {self.model}: {len(self.perturbations)} perturbations, {self.scale}\n"
             f"  coverage: {levels or 'see .coverage'}\n"
+            "  (its interval is over perturbations; the error of the control means, which they share, is not in it)\n"
             f"  CRPS {self.perturbations['crps'].mean():.4g}, RMSE {self.perturbations['rmse'].mean():.4g}, means over "
             "perturbations\n"
             f"  errors rank with stated uncertainty: {ranks}"
@@ -107,7 +109,9 @@ def calibration(
 
     with :math:`\sigma` the posterior standard deviation (`layers["sd"]` of `estimate_ate`; 0 for closed-form baselines),
     :math:`\operatorname{se}(\hat\delta)` the error of the estimate (`layers["se"]`: Monte Carlo error of SAMS-VAE, sampling
-    error of the baselines) and :math:`\operatorname{se}(\delta^{obs})` that of :func:`perturbia.tl.effects`.
+    error of the baselines) and :math:`\operatorname{se}(\delta^{obs})` that of :func:`perturbia.tl.effects`. The last is
+    itself estimated, from the held-out cells, of which there may be few: intervals are those of Student's t with the degrees of freedom of Welch and Satterthwaite for the sum, in which the first two parts count as
+    known. `crps` is that of the Gaussian.
 
     Parameters
     ----------
@@ -150,7 +154,7 @@ def calibration(
     Notes
     -----
     The effects of a data set share the error of its control means, and genes go together: the bootstrap over perturbations
-    knows the second and not the first. Where `noise_only` is near `empirical`, measuring error hides what the model states.
+    knows the second and not the first, so that its interval is too narrow where there are few held-out controls. Where `noise_only` is near `empirical`, measuring error hides what the model states.
 
     Examples
     --------
@@ -222,7 +226,10 @@ def _trained_on(model: PerturbationModel, adata: AnnData) -> np.ndarray | None:
 def _observed(
     model: PerturbationModel, adata: AnnData, cells: np.ndarray, batch_key: str | None, min_cells: int
 ) -> AnnData:
-    """Observed effects of the registered features, whatever layer and labels they were registered by."""
+    """Observed effects of the registered features, whatever layer and labels they were registered by.
+
+    Beside the standard errors, the layer `FREEDOM` holds their degrees of freedom.
+    """
     from anndata import AnnData
     from scvi import REGISTRY_KEYS
 
@@ -230,17 +237,26 @@ def _observed(
         msg = f"batch_key: expected a column of adata.obs, got {batch_key!r}; columns are {list(adata.obs)[:10]}."
         raise LabelError(msg)
     matrix = model.get_anndata_manager(adata, required=True).get_from_registry(REGISTRY_KEYS.X_KEY)[cells]
-    labels = dosage_labels(model._registered_dosage(adata, cells), model.perturbations).astype(str)
+    dosage = model._registered_dosage(adata, cells)
+    labels = dosage_labels(dosage, model.perturbations).astype(str)
     obs = pd.DataFrame({"perturbation": labels}, index=adata.obs_names[cells])
     if batch_key is not None:
         obs["batch"] = adata.obs[batch_key].to_numpy()[cells]
     bare = AnnData(matrix, obs=obs, var=pd.DataFrame(index=adata.var_names))
-    return effects(
+    observed = effects(
         bare,
         batch_key=None if batch_key is None else "batch",
         scale="log1p_cp10k" if model.scale == "counts" else "registered",
         min_cells=min_cells,
     )
+    is_control = np.diff(dosage.indptr) == 0
+    used = is_control | np.isin(labels, observed.obs_names)
+    batch = pd.factorize(obs["batch"].astype(str))[0] if batch_key is not None else np.zeros(len(obs), dtype=np.int64)
+    features = log1p_cp10k(matrix[used]) if model.scale == "counts" else matrix[used]
+    found, freedom = welch_freedom(features, dosage[used], batch[used])
+    row = {label: i for i, label in enumerate(dosage_labels(found, model.perturbations).astype(str))}
+    observed.layers[FREEDOM] = freedom[[row[label] for label in observed.obs_names]]
+    return observed
 
 
 def _judge(
@@ -252,12 +268,10 @@ def _judge(
     )
     stated = np.hypot(sd, se)
     total = np.hypot(stated, noise)
-    inside = np.stack(
-        [
-            coverage_curve(truth[i : i + 1], mean=mean[i : i + 1], sd=total[i : i + 1], levels=levels).empirical
-            for i in range(len(truth))
-        ]
-    )
+    of_noise = _dense(observed.layers[FREEDOM])
+    freedom = freedom_of_sum(of_noise, noise, stated)
+    error = np.abs(truth - mean)
+    inside = np.stack([_inside(*row, levels) for row in zip(error, total, freedom, strict=True)])
     interval = bootstrap_mean(inside, seed=seed) if len(inside) > 1 else None
     coverage = pd.DataFrame(
         {
@@ -265,9 +279,10 @@ def _judge(
             "empirical": inside.mean(0),
             "lower": np.nan if interval is None else interval.lower,
             "upper": np.nan if interval is None else interval.upper,
-            "noise_only": coverage_curve(truth, mean=mean, sd=noise, levels=levels).empirical,
+            "noise_only": _inside(error, noise, of_noise, levels),
         }
     )
+    half = student_limit(freedom, 0.9) * total
     table = pd.DataFrame(
         {
             "n_cells": observed.obs["n_cells"].to_numpy(),
@@ -275,13 +290,12 @@ def _judge(
             "rmse": rmse(truth, mean, per_perturbation=True),
             "mae": mae(truth, mean, per_perturbation=True),
             "crps": crps_gaussian(truth, mean, total, per_perturbation=True),
-            "coverage_90": interval_coverage(truth, mean - Z_90 * total, mean + Z_90 * total, per_perturbation=True),
+            "coverage_90": interval_coverage(truth, mean - half, mean + half, per_perturbation=True),
             "sd": np.sqrt((stated**2).mean(1)),
             "se_observed": np.sqrt((noise**2).mean(1)),
         },
         index=pd.Index(observed.obs_names, name="perturbation"),
     )
-    error = np.abs(truth - mean)
     ranks = pd.Series(
         {
             "entries": effect_rank_correlation(error, stated),
@@ -304,6 +318,12 @@ def _judge(
         ignore_index=True,
     )
     return Calibration(coverage, table, ranks, selection, model._kind, _scale(model))
+
+
+def _inside(error: np.ndarray, sd: np.ndarray, freedom: np.ndarray, levels: np.ndarray) -> np.ndarray:
+    """Share of errors inside the central intervals of Student's t, `(n_levels,)`."""
+    z = np.atleast_2d(gaussian_equivalent(error, sd, freedom))
+    return coverage_curve(z, mean=np.zeros_like(z), sd=np.ones_like(z), levels=levels).empirical
 
 
 def _selection(unit: str, squared: np.ndarray, stated: np.ndarray, noise: np.ndarray) -> pd.DataFrame:
