@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from perturbia.pl._style import INK, MUTED, bare, colours_of
+from perturbia.pl._style import ACCENT, INK, MUTED, PALETTE, bare
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -70,7 +70,8 @@ def calibration(
     scale = scales.pop()
     unit = _UNITS.get(scale, scale)
     figure, axes = plt.subplots(1, 3, figsize=(9.6, 3.5 if title or len(results) == 1 else 3.3), layout="constrained")
-    colours = colours_of(list(results))
+    shades = [ACCENT, *(colour for colour in PALETTE if colour != ACCENT)]  # the first is the model, as elsewhere
+    colours = dict(zip(results, shades, strict=False))
     for name, one in results.items():
         _coverage(axes[0], one, name, colours[name])
         _selection(axes[1], one, name, colours[name])

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["report"]
 
+LEGEND_WIDTH = 36  # letters
 _HEADLINE = ("correlation", "correlation_systema", "r2", "rmse", "retrieval_cosine", "edistance")
 _N_HEADLINE = 5
 _WIDTH = 11.0
@@ -183,8 +184,10 @@ def _legend_below(figure: SubFigure, ax: Axes) -> None:
     own = [
         (handle, label) for handle, label in zip(handles, labels, strict=True) if not hasattr(handle, "get_segments")
     ]
+    # a row of them fits the panel only if names are short
+    ncols = len(own) if sum(len(label) for _, label in own) <= LEGEND_WIDTH else 2
     figure.legend(
-        *zip(*own, strict=True), loc="outside lower center", ncols=len(own), frameon=False, fontsize=7, handlelength=1.2
+        *zip(*own, strict=True), loc="outside lower center", ncols=ncols, frameon=False, fontsize=7, handlelength=1.2
     )
 
 
