@@ -72,6 +72,7 @@ def _rows_like(truth: Truth, condition: int, batch: np.ndarray) -> np.ndarray:
 
 
 def control_pool(truth: Truth, context: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """At most 500 control cells of a context that trained, on the scale of effects, and their batches."""
     cache = truth.__dict__.setdefault("control_pools", {})
     if context not in cache:
         rows = truth.control_rows(held_out=False, context=context, limit=N_BASE)

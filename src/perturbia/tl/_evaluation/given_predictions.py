@@ -41,6 +41,7 @@ def from_table(source: pd.DataFrame, truth: Truth, *, name: str, role: Role) -> 
 def from_anndata(
     given: AnnData, truth: Truth, *, name: str, role: Role, kind: str | None, scale: str | None, label_key: str
 ) -> Prediction:
+    """AnnData of cells, means or effects; what it holds is said in its metadata or by `kind` and `scale`."""
     metadata = dict(given.uns.get(_keys.UNS_RESULT, {}))
     kind = kind or {"readout": "cells", "effect": "effects"}.get(str(metadata.get("kind")))
     scale = scale or metadata.get("scale")
@@ -147,6 +148,7 @@ def align(values: Any, labels: Sequence[str], genes: list[str], truth: Truth, na
 
 
 def columns(values: np.ndarray, genes: list[str], truth: Truth, name: str) -> np.ndarray:
+    """Columns of the screen in its order; refuses missing genes and values that are not finite."""
     wanted = list(truth.screen.adata.var_names)
     if not np.isfinite(values).all():
         msg = f"model: expected finite predictions of {name}, got NaN or infinity. No score is defined for them."

@@ -116,6 +116,7 @@ def _whole(judged: Truth) -> pd.DataFrame:
 
 
 def describe_measures(measures: Sequence[Measure]) -> pd.DataFrame:
+    """What the measures are, one row each."""
     fields = ("title", "description", "level", "reads", "higher_is_better", "best", "chance", "unit", "reference")
     rows = {measure.name: [getattr(measure, name) for name in fields] for measure in measures}
     return pd.DataFrame.from_dict(rows, orient="index", columns=list(fields))

@@ -60,6 +60,7 @@ def _queries(truth: Truth, model: Any) -> list[Perturbation]:
 
 
 def from_effects_of(model: Any, truth: Truth, *, name: str, role: Role, seed: int) -> Prediction:
+    """A model that states effects; one that samples draws its own cells, others shift control cells."""
     queries = _queries(truth, model)
     distinct = list(dict.fromkeys(queries))
     stated = _stated(model, distinct, truth, seed)

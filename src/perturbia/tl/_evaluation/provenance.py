@@ -23,6 +23,7 @@ __all__ = ["as_effects", "describe_run", "observed_effects"]
 
 
 def as_effects(values: np.ndarray, judged: Truth, name: str) -> AnnData:
+    """Effects of the judged conditions as AnnData, under the name of a method."""
     from anndata import AnnData as New
 
     from perturbia.model.base._result import stamp
@@ -37,6 +38,7 @@ def as_effects(values: np.ndarray, judged: Truth, name: str) -> AnnData:
 
 
 def observed_effects(judged: Truth) -> AnnData:
+    """Effects of the held-out cells, with standard errors."""
     out = as_effects(judged.effects, judged, "observed")
     out.layers[_keys.LAYER_SE] = judged.standard_errors.astype(np.float32)
     return out
@@ -52,6 +54,7 @@ def describe_run(
     confidence: float,
     seed: int,
 ) -> dict[str, Any]:
+    """Protocol, split, sizes, seed and version, and what was left out: plain types."""
     from importlib.metadata import PackageNotFoundError, version
 
     screen = judged.screen

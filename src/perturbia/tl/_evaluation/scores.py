@@ -36,6 +36,8 @@ TOP = 20
 
 
 def on_effects(score: Score, *, per_perturbation: bool = True, **options: Any) -> Callable[[Truth, Prediction], Any]:
+    """A metric on effects as they are stated."""
+
     def measure(truth: Truth, prediction: Prediction) -> Any:
         return score_rows(score, truth.effects, prediction.effects, per_perturbation=per_perturbation, **options)
 
@@ -43,6 +45,8 @@ def on_effects(score: Score, *, per_perturbation: bool = True, **options: Any) -
 
 
 def on_means(score: Score, *, absolute: bool, **options: Any) -> Callable[[Truth, Prediction], Any]:
+    """A metric on means of predicted cells, as they are or relative to observed controls."""
+
     def measure(truth: Truth, prediction: Prediction) -> Any:
         means, effects = prediction.populations
         true, predicted = (truth.means, means) if absolute else (truth.effects, effects)
@@ -114,6 +118,7 @@ def top_genes_of_truth(score: Score) -> Callable[[Truth, Prediction], float]:
 
 
 def jaccard_of_top_genes(truth: Truth, prediction: Prediction) -> np.ndarray:
+    """Signed overlap of the strongest genes, at most 20 of them."""
     k = min(TOP, truth.effects.shape[1])
     return score_rows(
         metrics.top_gene_jaccard, truth.effects, prediction.effects, k=k, signed=True, per_perturbation=True
@@ -175,11 +180,13 @@ def centroid_accuracy(truth: Truth, prediction: Prediction) -> np.ndarray:
 
 
 def distances(truth: Truth, prediction: Prediction) -> np.ndarray:
+    """Energy distances from predicted to held-out cells."""
     del truth
     return prediction.distances
 
 
 def likelihood(truth: Truth, prediction: Prediction) -> float:
+    """Mean IWELBO of at most 2,000 held-out cells, NaN for methods without a likelihood."""
     model = prediction.model
     if not hasattr(model, "get_iwelbo"):
         return np.nan
