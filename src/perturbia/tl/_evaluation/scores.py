@@ -126,6 +126,7 @@ def jaccard_of_top_genes(truth: Truth, prediction: Prediction) -> np.ndarray:
 
 
 def direction(truth: Truth, prediction: Prediction) -> np.ndarray:
+    """Share of the significant genes that are predicted with the right sign; NaN where nothing is significant."""
     found = np.full(len(truth), np.nan)
     rows = truth.significant.any(axis=1)
     if rows.any():
