@@ -81,10 +81,12 @@ def _score_of_halves(measure: Measure, truth: Truth, halving: int) -> np.ndarray
     if measure.noise == "correlation of halves":
         return _top_genes_of_quarters(truth.repeats[halving], whole=whole)
     cells, plain = measure.reads == "cells", measure.noise == "distance"
+    centred = measure.reference == "perturbed centroid"
+    key = (halving, cells, plain, centred)
     cache = truth.__dict__.setdefault("experiments", {})
-    if (halving, cells, plain) not in cache:
-        cache[halving, cells, plain] = _experiment(truth, truth.repeats[halving], cells=cells, plain=plain)
-    judged, prediction, rows = cache[halving, cells, plain]
+    if key not in cache:
+        cache[key] = _experiment(truth, truth.repeats[halving], cells=cells, plain=plain, centred=centred)
+    judged, prediction, rows = cache[key]
     if len(rows) == 0:
         return np.nan if whole else np.full(len(truth), np.nan)
     value = measure.score(judged, prediction)
@@ -121,10 +123,19 @@ def _top_genes_of_quarters(halving: Halving, *, whole: bool) -> np.ndarray | flo
     return found
 
 
-def _experiment(truth: Truth, halving: Halving, *, cells: bool, plain: bool) -> tuple[Truth, Prediction, np.ndarray]:
-    """Truth of one half, prediction of the other, and the conditions for which both have enough cells."""
+def _experiment(
+    truth: Truth, halving: Halving, *, cells: bool, plain: bool, centred: bool
+) -> tuple[Truth, Prediction, np.ndarray]:
+    """Truth of one half, prediction of the other, and the conditions for which both have enough cells.
+
+    Each half has controls of its own; where a centroid is taken off, `centred`, it is measured against these.
+    """
     first, second = halving.effects
+    own, other_own = halving.centroids
+    if centred:
+        second = second - other_own + truth.centroid
     (rows,) = np.nonzero(np.isfinite(second).all(axis=1) & np.isfinite(first).all(axis=1))
+    names, seen, against = truth.training
     positions = halving.populations if plain else halving.rows
     judged = replace(
         truth,
@@ -132,6 +143,7 @@ def _experiment(truth: Truth, halving: Halving, *, cells: bool, plain: bool) -> 
         effects=first[rows],
         standard_errors=truth.standard_errors[rows] * np.sqrt(2),  # of half the cells
         halves=(halving.quarters[0][rows], halving.quarters[1][rows]),
+        training=(names, seen, against - against.mean(axis=0) + own),
         test=np.sort(positions[0]),
         repeats=(),
     )

@@ -122,6 +122,7 @@ def _halve(screen: JudgedScreen, judges: np.ndarray, conditions: pd.DataFrame, s
         rows=halves,
         effects=tuple(_measured(screen, half, conditions)[0] for half in halves),  # type: ignore[arg-type]
         quarters=tuple(_measured(screen, quarter, conditions)[0] for quarter in quarters),  # type: ignore[arg-type]
+        centroids=np.stack([_trained_against(screen, half)[1].mean(axis=0) for half in halves]),
         populations=(np.sort(rows[first]), np.sort(rows[~first])),
     )
 
@@ -202,9 +203,18 @@ def _training_effects(
     values = np.asarray(seen.X, dtype=np.float64)
     if known is not None:
         return names, values, values  # no controls of its own
-    rows = np.union1d(np.flatnonzero(trained & ~screen.is_control), judges[screen.is_control[judges]])
-    other = observed(screen, rows, batch_key=screen.stratum_key)
-    return names, values, np.asarray(other[list(names)].X, dtype=np.float64)
+    found, against = _trained_against(screen, judges)
+    return names, values, against[pd.Index(found).get_indexer(names)]
+
+
+def _trained_against(screen: JudgedScreen, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and effects of training cells against the controls among other cells; NaN if there are too few."""
+    controls = cells[screen.is_control[cells]]
+    if len(controls) < 2:
+        return np.zeros(1, dtype=object), np.full((1, screen.adata.n_vars), np.nan)
+    rows = np.union1d(np.flatnonzero((screen.part == "train") & ~screen.is_control), controls)
+    measured = observed(screen, rows, batch_key=screen.stratum_key)
+    return np.asarray(measured.obs_names), np.asarray(measured.X, dtype=np.float64)
 
 
 def _known_rows(known: pd.DataFrame, names: list[str], genes: pd.Index) -> np.ndarray:

@@ -59,6 +59,8 @@ class Halving:
         What each half shows, float64 `(n_conditions, n_genes)`; NaN rows where it has too few cells.
     quarters
         The same of the two halves of the first half, and of those of the second.
+    centroids
+        Mean effect of the training perturbations against the controls of each half, `(2, n_genes)`; NaN without controls.
     populations
         Positions of the cells of two halves that were drawn without regard to batches: halves of equal batches are more
         alike than two experiments, as populations go.
@@ -67,6 +69,7 @@ class Halving:
     rows: tuple[np.ndarray, np.ndarray]
     effects: tuple[np.ndarray, np.ndarray]
     quarters: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+    centroids: np.ndarray
     populations: tuple[np.ndarray, np.ndarray]
 
 
