@@ -10,7 +10,10 @@ OBS_CONTROL = "is_control"
 
 # written by model registration
 OBSM_DOSAGE = "_perturbia_dosage"
-PERTURBATION = "perturbation"  # scvi registry key, and so the key in every minibatch
+PERTURBATION = "perturbation"  # scvi registry key
+# the form in which minibatches carry it: rows of a table of treatments, and doses, both (n_cells, n_slots)
+TREATMENT_INDEX = "treatment_index"
+TREATMENT_DOSE = "treatment_dose"
 
 # written by tl.split; its values
 OBS_SPLIT = "pb_split"
@@ -27,8 +30,11 @@ OBS_DRAW = "pb_draw"
 OBS_SOURCE = "pb_source"
 OBS_LIBRARY = "pb_library"
 OBS_CONTEXT = "pb_context"
+OBSM_GIVEN = "pb_dosage"  # what perturb gave to cells, where it acts on more than their latents
 LAYER_SD = "sd"
 LAYER_SE = "se"
+LAYER_LOWER = "lower"
+LAYER_UPPER = "upper"
 UNS_RESULT = "perturbia"
 
 # written by simulators

@@ -11,7 +11,7 @@ from torch import nn
 from perturbia.nn._perceptron import perceptron
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from torch.distributions import Distribution
 
@@ -72,10 +72,16 @@ class LikelihoodDecoder(nn.Module):
         library: torch.Tensor,
         *categories: torch.Tensor,
         cont: torch.Tensor | None = None,
+        shift: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> Distribution:
-        """Distribution of batch shape `(..., n_output)` for latents `(..., n_latent)` and library sizes `(..., 1)`."""
+        """Distribution of batch shape `(..., n_output)` for latents `(..., n_latent)` and library sizes `(..., 1)`.
+
+        `shift` changes the output, `(..., n_output)`, before it becomes proportions or means.
+        """
         hidden = self.trunk(z, *categories, cont=cont)
         output = self.head(hidden)
+        if shift is not None:
+            output = shift(output)
         if self.likelihood == "normal":
             scale = torch.exp(self.log_dispersion).clamp(min=1e-3).expand_as(output)
             return Normal(output, scale, normal_mu=output, validate_args=False)

@@ -24,8 +24,9 @@ class PerturbationField(BaseAnnDataField):
     """Register who received what as `obsm["_perturbia_dosage"]`, under the registry key `perturbation`.
 
     Writes that one matrix (float32 CSR, n_obs x n_targets, control cells are zero rows) and nothing else, after every
-    check has passed. Minibatches then carry `tensors["perturbation"]`, a dense float32 tensor (batch, n_targets).
-    Names are sorted for labels, and keep their order for a matrix.
+    check has passed. Minibatches of Perturbia's models carry it as slots: `tensors["treatment_index"]`, int64 columns of
+    the matrix, and `tensors["treatment_dose"]`, float32, both (batch, most treatments of one cell); other loaders of
+    scvi-tools as `tensors["perturbation"]`, a dense float32 tensor (batch, n_targets). Names are sorted for labels, and keep their order for a matrix.
 
     Parameters
     ----------

@@ -78,8 +78,9 @@ def update_spike_slab(
     cross: np.ndarray,
     gram: sparse.csr_matrix,
     *,
-    prior_inclusion: float,
+    prior_inclusion: float | np.ndarray,
     slab_sd: float,
+    slab_mean: float | np.ndarray = 0.0,
     spike_sd: float = 0.0,
     blocks: list[np.ndarray] | None = None,
     n_sweeps: int = 2,
@@ -92,10 +93,11 @@ def update_spike_slab(
 
     .. math::
         \tau_t = \sum_i d_{it}^2 + s^{-2}, \quad
-        \mu_{tl} = R_{tl} / \tau_t, \quad
+        \mu_{tl} = (R_{tl} + m / s^2) / \tau_t, \quad
         \mathrm{logit}\, p_{tl} = \mathrm{logit}\,\alpha - \tfrac12 \log(s^2 \tau_t) + \tfrac12 \mu_{tl}^2 \tau_t
+        - \tfrac12 m^2 / s^2
 
-    where :math:`R_{tl}` sums, over cells, the dose times the residual without treatment :math:`t`. Only
+    with the prior :math:`N(m, s^2)` of included effects, and where :math:`R_{tl}` sums, over cells, the dose times the residual without treatment :math:`t`. Only
     `cross` and `gram` enter, so the cost does not depend on the number of cells.
 
     Parameters
@@ -107,9 +109,12 @@ def update_spike_slab(
     gram
         `D.T @ D`, sparse, shape `(n_treatments, n_treatments)`.
     prior_inclusion
-        Prior probability of inclusion, in (0, 1).
+        Prior probability of inclusion, in (0, 1): one number, or an array that broadcasts to
+        `(n_treatments, n_latent)`.
     slab_sd
-        Prior standard deviation of included effects, positive.
+        Prior standard deviation :math:`s` of included effects, positive.
+    slab_mean
+        Prior mean :math:`m` of included effects: one number, or an array that broadcasts as above.
     spike_sd
         Standard deviation :math:`s_0` of effects that count as none. No number of cells then makes a smaller effect
         certain: in the evidence, :math:`n` cells count as :math:`n / (1 + n s_0^2)`. See :func:`estimate_spike_sd`.
@@ -146,7 +151,8 @@ def update_spike_slab(
     >>> fit.effect.round(2).ravel().tolist(), fit.inclusion.round(2).ravel().tolist()
     ([1.98, 0.0], [1.0, 0.1])
     """
-    if not 0 < prior_inclusion < 1:
+    prior = np.asarray(prior_inclusion, dtype=np.float64)
+    if not ((prior > 0) & (prior < 1)).all():
         msg = f"prior_inclusion: expected a probability strictly between 0 and 1, got {prior_inclusion}."
         raise ValueError(msg)
     if not slab_sd > 0:
@@ -156,18 +162,21 @@ def update_spike_slab(
         msg = f"spike_sd: expected zero or a positive number, got {spike_sd}."
         raise ValueError(msg)
     n_treated = gram.diagonal()
+    pull = np.broadcast_to(np.asarray(slab_mean, dtype=np.float64) / slab_sd**2, cross.shape)
     precision = (n_treated + slab_sd**-2)[:, None]
     counted = 1 / (1 + n_treated * spike_sd**2)[:, None]
     evidence_precision = n_treated[:, None] * counted + slab_sd**-2
-    prior_logit = logit(prior_inclusion) - 0.5 * np.log(slab_sd**2 * evidence_precision)
+    prior_logit = np.broadcast_to(logit(prior), cross.shape) - 0.5 * np.log(slab_sd**2 * evidence_precision)
+    prior_logit = prior_logit - 0.5 * (pull * slab_sd) ** 2
     inclusion, mean = posterior.inclusion.copy(), posterior.mean.copy()
     effect = inclusion * mean
     for _ in range(n_sweeps):
         for block in dosage_blocks(gram) if blocks is None else blocks:
             others = gram[block] @ effect - n_treated[block, None] * effect[block]
             residual = cross[block] - others
-            mean[block] = residual / precision[block]
-            evidence = prior_logit[block] + 0.5 * (residual * counted[block]) ** 2 / evidence_precision[block]
+            mean[block] = (residual + pull[block]) / precision[block]
+            weighed = residual * counted[block] + pull[block]
+            evidence = prior_logit[block] + 0.5 * weighed**2 / evidence_precision[block]
             inclusion[block] = expit(np.clip(evidence, -logit_bound, logit_bound))
             effect[block] = inclusion[block] * mean[block]
     return SpikeSlab(inclusion, mean, np.broadcast_to(precision**-0.5, mean.shape).copy())

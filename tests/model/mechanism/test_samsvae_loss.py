@@ -71,7 +71,11 @@ def check_against(
         categories += [(codes[:, 0], 3), (codes[:, 1], 1)]
     draws = {"z": inference["z"].detach().numpy().astype(np.float64).reshape(-1, N_CELLS, 2)}
     if switches["basal_encoder"] != "residual":
-        draws["mask"], draws["embedding"] = (draw.detach().numpy().astype(np.float64) for draw in inference["draws"])
+        rows, *drawn = inference["draws"]
+        for name, draw in zip(("mask", "embedding"), drawn, strict=True):
+            # a treatment that no cell of the batch was given is not drawn
+            draws[name] = np.zeros((len(draw), 3, 2))
+            draws[name][:, rows.numpy()] = draw.detach().numpy()
     expected = oracle.loss(
         {name: value.numpy().astype(np.float64) for name, value in module.state_dict().items()},
         {
@@ -130,8 +134,8 @@ def test_latents_are_drawn_from_the_guide(oracle: ModuleType, random_module: Cal
     x, dosage = tensors["X"].numpy(), tensors["perturbation"].numpy()
     offset = 0.0
     if basal != "residual":
-        mask, embedding = (draw.detach().numpy() for draw in outputs["draws"])
-        offset = dosage @ (mask * embedding)
+        rows, mask, embedding = (draw.detach().numpy() for draw in outputs["draws"])
+        offset = dosage[:, rows] @ (mask * embedding)
     seen = offset if basal == "correlated" else None
     loc, scale = oracle.guide(weights, x, np.zeros((N_CELLS, 0)), counts=True, offset=seen)
     standard = (outputs["z"].detach().numpy() - offset - loc) / scale

@@ -11,7 +11,10 @@ from scipy import sparse
 
 import perturbia as pb
 from perturbia.errors import SplitError
-from perturbia.model.mechanism._global_updates import ClosedFormUpdates, UpdateSchedule
+from perturbia.model.mechanism._encoded_cells import RememberedCells
+from perturbia.model.mechanism._global_updates import ClosedFormUpdates
+from perturbia.model.mechanism._update_schedule import UpdateSchedule
+from perturbia.nn import TreatmentDesign
 from perturbia.stats import SpikeSlab, update_spike_slab
 
 from .conftest import GUIDES, QUIET
@@ -159,7 +162,7 @@ def assert_converged(model: pb.model.SAMSVAE) -> None:
     dosage = model.adata.obsm["_perturbia_dosage"][train].astype(float)
     effects = model.module.effects
     now = SpikeSlab(*(v.detach().double().numpy() for v in (effects.inclusion, effects.mean, effects.log_sd.exp())))
-    means = model._encoder_means(model.adata, train, np.arange(len(train)))
+    means = model.get_latent_representation(indices=train)  # of the residual guide, the total latent
     gram = (dosage.T @ dosage).tocsr()
     again = update_spike_slab(now, dosage.T @ means, gram, prior_inclusion=0.1, slab_sd=1.0, n_sweeps=1)
     np.testing.assert_allclose(again.effect, now.effect, atol=1e-3)
@@ -219,7 +222,7 @@ def test_a_rotation_leaves_the_likelihood(screen, fit: Callable, rotation: str, 
     covariates = {key: inputs[key] for key in ("batch_index", "cat_covs", "cont_covs")}
     library = inputs["x"].sum(-1, keepdim=True)
     effect = module.effects.effect().detach().clone()
-    offset = inputs["dosage"] @ effect
+    offset = inputs["given"].sum_of(effect)
 
     def log_prob(shift: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         with torch.no_grad():
@@ -230,11 +233,9 @@ def test_a_rotation_leaves_the_likelihood(screen, fit: Callable, rotation: str, 
     before_z, before = log_prob(offset)
     updates = ClosedFormUpdates(
         module,
-        lambda chosen: np.zeros((len(chosen), 3), dtype=np.float32),
+        RememberedCells(lambda chosen: np.zeros((len(chosen), 3), dtype=np.float32)),
         model.adata.obsm["_perturbia_dosage"],
         schedule=UpdateSchedule(100),
-        mask_prior_prob=0.1,
-        embedding_prior_scale=1.0,
         closed_form=basal == "residual",
         rotation=rotation,
     )
@@ -286,29 +287,25 @@ def test_encodings_are_remembered_and_turned() -> None:
 
     class Module:
         effects = pb.nn.MaskedEffects(2, 2)
+        design = TreatmentDesign(2)
 
         @staticmethod
         def rotate(rotation: torch.Tensor) -> None:
             pass
 
+    cells = RememberedCells(encode, max_cells=3)
     updates = ClosedFormUpdates(
-        Module(),
-        encode,
-        sparse.csr_matrix(np.eye(2)[[0, 1] * 5]),
-        schedule=UpdateSchedule(10),
-        mask_prior_prob=0.1,
-        embedding_prior_scale=1.0,
-        max_cells=3,
+        Module(), cells, sparse.csr_matrix(np.eye(2)[[0, 1] * 5]), schedule=UpdateSchedule(10)
     )
-    updates.update(prior_inclusion=0.1)
-    updates.update(prior_inclusion=0.1)
+    updates.update()
+    updates.update()
     np.testing.assert_array_equal(asked[0], np.arange(10))
     assert len(asked[1]) == 3
     fresh = np.isin(np.arange(10), asked[1])
-    np.testing.assert_array_equal(updates._means[:, 0], np.arange(10) + 100 * fresh)
-    before = updates._means.copy()
+    np.testing.assert_array_equal(cells.means[:, 0], np.arange(10) + 100 * fresh)
+    before = cells.means.copy()
     updates.rotate()
-    np.testing.assert_allclose(np.linalg.norm(updates._means, axis=1), np.linalg.norm(before, axis=1), rtol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(cells.means, axis=1), np.linalg.norm(before, axis=1), rtol=1e-5)
 
 
 def test_the_registration_can_be_shown(trained: pb.model.SAMSVAE, capsys) -> None:

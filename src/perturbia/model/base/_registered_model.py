@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import rich.pretty  # noqa: F401  scvi-tools calls it in view_anndata_setup but does not import it
 from scvi import REGISTRY_KEYS
-from scvi.data import AnnDataManager
 from scvi.data._constants import _SCVI_UUID_KEY, _SETUP_ARGS_KEY
 from scvi.data.fields import (
     CategoricalJointObsField,
@@ -34,6 +33,7 @@ from perturbia.model.base._covariates import check_categories, check_columns
 from perturbia.model.base._features import Scale, check_anndata, check_features, match_features
 from perturbia.model.base._positions import read_positions
 from perturbia.model.base._result import representation_id
+from perturbia.model.base._screen_dataset import ScreenManager
 from perturbia.perturbation import Perturbation, as_perturbation, dosage_matrix
 from perturbia.perturbation.field import PerturbationField, registered_perturbations
 
@@ -143,7 +143,7 @@ class RegisteredModel(BaseModelClass):
             CategoricalJointObsField(REGISTRY_KEYS.CAT_COVS_KEY, categorical_covariate_keys),
             NumericalJointObsField(REGISTRY_KEYS.CONT_COVS_KEY, continuous_covariate_keys),
         ]
-        manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
+        manager = ScreenManager(fields=fields, setup_method_args=setup_method_args)
         manager.register_fields(adata, **kwargs)
         cls.register_manager(manager)
 

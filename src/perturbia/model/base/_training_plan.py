@@ -67,7 +67,7 @@ class PerturbationTrainingPlan(TrainingPlan):
         groups: dict[str, list] = {"networks": [], "dispersion": [], "globals": []}
         for name, parameter in self.module.named_parameters():
             if parameter.requires_grad:
-                kind = "globals" if name.startswith("effects.") else "networks"
+                kind = "globals" if name.startswith(("effects.", "design.", "target_shift.")) else "networks"
                 groups["dispersion" if name.endswith("log_dispersion") else kind].append(parameter)
         rates = {
             "networks": {"lr": self.lr, "weight_decay": self.weight_decay},
@@ -87,7 +87,7 @@ class PerturbationTrainingPlan(TrainingPlan):
         del batch_idx
         if "kl_weight" in self.loss_kwargs:
             self.loss_kwargs["kl_weight"] = self.kl_weight
-        _, _, output = self.forward(batch, loss_kwargs=self.loss_kwargs)
+        self.last_inference, _, output = self.forward(batch, loss_kwargs=self.loss_kwargs)
         n = output.n_obs_minibatch
         self._epoch_sums += torch.stack(
             [

@@ -131,6 +131,7 @@ class PerturbationModel(RegisteredModel):
         shifted = (base[None] + offsets[:, None]).reshape(-1, base.shape[1]).astype(np.float32)
         wider = np.sqrt(np.tile(sd, (n_draws, 1)) ** 2 + spread**2).astype(np.float32)
         out = ad.AnnData(shifted, obs=obs, var=latent.var.copy(), layers={_keys.LAYER_SD: wider})
+        self._mark_given(out, dosage)
         return stamp(out, kind="latent", ur_id=self.ur_id, model=self._kind, scale="embedding", seed=seed)
 
     def decode(self, latent: ad.AnnData, *, scale: Scale | None = None, batch_size: int | None = None) -> ad.AnnData:
@@ -266,6 +267,9 @@ class PerturbationModel(RegisteredModel):
     ) -> tuple[np.ndarray, np.ndarray | float]:
         """Offsets `(n_draws, L)` of one dosage row, and the standard deviation not expressed by draws."""
         raise NotImplementedError
+
+    def _mark_given(self, latent: ad.AnnData, dosage: sparse.csr_matrix) -> None:
+        """Write what decoding has to know of a perturbation besides latents; nothing for most models."""
 
     def _decode_cells(self, latent: ad.AnnData, scale: Scale, batch_size: int | None) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation, both `(n, n_features)` float32."""

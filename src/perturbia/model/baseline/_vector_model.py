@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from perturbia.errors import LabelError, ScaleError, UnsupportedQuery, shorten
+from perturbia.errors import UnsupportedQuery, shorten
 from perturbia.model.base._arguments import check_positive_integer
+from perturbia.model.base._embedding import read_embedding
 from perturbia.model.baseline._closed_form import ClosedFormModel
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class VectorModel(ClosedFormModel):
             self._known = self._gene >= 0
             lacking = "none of the {n} registered targets is a feature of that name. Pass the vectors of targets."
         else:
-            self._given, self._known = _read_embedding(perturbation_embedding, names)
+            self._given, self._known = read_embedding(perturbation_embedding, names)
             lacking = "it has a row for none of the {n} registered targets. Index it by target."
         if not self._known.any():
             msg = f"perturbation_embedding: expected vectors of perturbations, but {lacking.format(n=len(names))}"
@@ -114,37 +115,3 @@ def _positions(features: Sequence[str], names: Sequence[str]) -> np.ndarray:
     alone = np.flatnonzero(~index.duplicated(keep=False))
     where = pd.Series(alone, index=index[alone])
     return where.reindex(list(names), fill_value=-1).to_numpy(np.int64)
-
-
-def _read_embedding(embedding: pd.DataFrame | np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Vectors of the registered targets, float64 `(T, d)`, zero where there are none, and where there are."""
-    if not isinstance(embedding, pd.DataFrame):
-        embedding = np.asarray(embedding)
-        if embedding.ndim != 2 or len(embedding) != len(names):
-            msg = (
-                f"perturbation_embedding: expected a data frame indexed by target, or an array with a row for each of "
-                f"the {len(names)} registered targets, got shape {embedding.shape}."
-            )
-            raise LabelError(msg)
-        embedding = pd.DataFrame(embedding, index=list(names))
-    index = embedding.index.astype(str)
-    twice = index[index.duplicated() & index.isin(list(names))]
-    if len(twice):
-        msg = f"perturbation_embedding: expected one row for each target, got several for {shorten(twice.unique(), limit=5)}."
-        raise LabelError(msg)
-    rows = np.flatnonzero(index.isin(list(names)))
-    try:
-        values = embedding.iloc[rows].to_numpy(np.float64)
-    except (TypeError, ValueError) as error:
-        msg = f"perturbation_embedding: expected numbers, got columns of {shorten(embedding.dtypes.unique(), limit=3)}."
-        raise ScaleError(msg) from error
-    broken = ~np.isfinite(values).all(1)
-    if broken.any() or values.shape[1] == 0:
-        what = shorten(index[rows[broken]], limit=5) if broken.any() else "no column"
-        msg = f"perturbation_embedding: expected finite numbers, got others for {what}. Drop or mend these rows."
-        raise ScaleError(msg)
-    column = {name: j for j, name in enumerate(names)}
-    target = np.array([column[name] for name in index[rows]], dtype=np.int64)
-    vectors, known = np.zeros((len(names), values.shape[1])), np.zeros(len(names), dtype=bool)
-    vectors[target], known[target] = values, True
-    return vectors, known

@@ -2,32 +2,38 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
 import torch
-from scvi import REGISTRY_KEYS
 
 from perturbia import _keys
-from perturbia.errors import ScaleError, UnsupportedQuery
+from perturbia.errors import ScaleError
 from perturbia.model.base._arguments import check_choice, check_positive_integer
 from perturbia.model.base._result import stamp
-from perturbia.model.mechanism._readout import Covariates, common_noise, expected_features
-from perturbia.nn import ExpectedLogCounts
+from perturbia.model.mechanism._basal_states import basal_states, given_of
+from perturbia.model.mechanism._readout import common_noise, expected_features
+from perturbia.model.mechanism._residual_effects import count_training_cells, shrunken_residual
+from perturbia.nn import ExpectedLogCounts, GivenTreatments
 from perturbia.perturbation import dosage_labels, unique_dosages
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from anndata import AnnData
     from scipy import sparse
 
     from perturbia.model.mechanism._latent_shift import LatentShiftModel
+    from perturbia.model.mechanism._readout import Covariates
     from perturbia.perturbation.value import Query
 
-__all__ = ["covariates_of", "estimate_ate", "prior_covariates"]
+__all__ = ["estimate_ate"]
+
+#: Basal states at a time: memory does not grow with their number.
+_BLOCK = 512
+#: Basal states under each posterior draw.
+_CELLS_OF_DRAWS = 100
 
 
 @torch.inference_mode()
@@ -40,6 +46,7 @@ def estimate_ate(
     combine: Literal["shrunk_residual"] | None,
     n_cells: int,
     n_draws: int,
+    interval: float | None,
     seed: int,
 ) -> AnnData:
     """Implementation of :meth:`perturbia.model.SAMSVAE.estimate_ate`."""
@@ -47,50 +54,126 @@ def estimate_ate(
     check_choice("combine", combine, (None, "shrunk_residual"))
     check_choice("base", base, ("control", "prior"))
     check_positive_integer("n_cells", n_cells)
+    _check_draws(n_draws, interval)
+    scale = _checked_scale(model, scale)
+    dosage = _queries(model, perturbations)
+    unit = 1 / np.log(2) if scale == "perturbseq" else 1.0
+    logarithmic = model.module.is_count_model and scale in {"log1p_cp10k", "perturbseq"}
+    z, covariates = basal_states(model, base, n_cells, seed)
+    noise = torch.Generator().manual_seed(seed)
+    moments = np.zeros((2, dosage.shape[0], model.summary_stats.n_vars))
+    deviations, bounds = None, None
+    for start in range(0, len(z), _BLOCK):
+        rows = slice(start, start + _BLOCK)
+        contrast = _Contrast(model, z[rows], covariates.rows(rows), noise, log_normalized=logarithmic)
+        for i, query in enumerate(_each_row(dosage)):
+            difference = unit * contrast.of_mean(query)
+            moments[0, i] += difference.sum(0).double().cpu().numpy()
+            moments[1, i] += (difference.double() ** 2).sum(0).cpu().numpy()
+        if start == 0:
+            deviations, bounds = _posterior_spread(contrast, dosage, unit, n_draws, interval, seed)
+    values = moments[0] / len(z)
+    spread = np.sqrt(np.maximum(moments[1] / len(z) - values**2, 0))
+    errors = spread / np.sqrt(max(len(z) - 1, 1))
+    residual = np.zeros_like(values)
+    if combine == "shrunk_residual":
+        residual = shrunken_residual(model, dosage, values / unit, scale) * unit
+    labels = dosage_labels(dosage, model.perturbations)
+    out = model._as_features(values + residual, list(labels))
+    out.layers[_keys.LAYER_SE], out.layers[_keys.LAYER_SD] = errors.astype(np.float32), deviations
+    if bounds is not None:
+        for key, bound in zip((_keys.LAYER_LOWER, _keys.LAYER_UPPER), bounds, strict=True):
+            out.layers[key] = (bound + residual).astype(np.float32)
+    out.obs["n_cells"] = count_training_cells(model, labels)
+    out.obs.index = pd.Index(labels, name=None)
+    return stamp(out, kind="effect", ur_id=model.ur_id, model=model._kind, scale=scale, seed=seed)
+
+
+class _Contrast:
+    """The same basal states with and without a perturbation: covariates, noise and count tables are shared."""
+
+    def __init__(
+        self,
+        model: LatentShiftModel,
+        z: torch.Tensor,
+        covariates: Covariates,
+        generator: torch.Generator,
+        *,
+        log_normalized: bool,
+    ) -> None:
+        self.module, self.z, self.covariates = model.module, z, covariates
+        self.noise = common_noise(model.module, len(z), generator)
+        self.layer = None
+        if log_normalized:
+            # no gene can take more than the whole library
+            top = covariates.library.max() * (1.0 if self.noise is None else self.noise.max())
+            self.layer = ExpectedLogCounts(covariates.library.ravel(), max_rate=float(top))
+        self.control = self.expected(torch.zeros_like(z[0]), None)
+
+    def expected(self, offset: torch.Tensor, given: GivenTreatments | None, n_cells: int | None = None) -> torch.Tensor:
+        """Expected features of the states, or the first `n_cells` of them, moved by `offset`."""
+        rows = slice(0, n_cells)
+        noise = None if self.noise is None else self.noise[rows]
+        layer = None if self.layer is None else self.layer.rows(rows)
+        covariates = self.covariates.rows(rows)
+        covariates = covariates if given is None else covariates.under(given)
+        return expected_features(covariates.decode(self.module, self.z[rows] + offset), noise, layer)
+
+    def of_mean(self, query: sparse.csr_matrix) -> torch.Tensor:
+        """Difference to control of each state under the expected shift of a perturbation, `(n, n_features)`."""
+        given = given_of(query)
+        called = self.module.design(GivenTreatments(*(part.to(self.z.device) for part in given)))
+        return self.expected(self.module.effects.offset(called)[0][0], self._own(given)) - self.control
+
+    def of_draws(self, query: sparse.csr_matrix, n_draws: int, seed: int, n_cells: int) -> torch.Tensor:
+        """Mean difference to control under each of several draws of the shift, `(n_draws, n_features)`."""
+        given, effects = given_of(query), self.module.effects
+        called = self.module.design(GivenTreatments(*(part.to(self.z.device) for part in given)))
+        # only rows that the query calls are drawn, so that no other query changes its draws
+        rows, within = called.within()
+        mask, embedding = effects.sample(n_draws, rows=rows, generator=torch.Generator().manual_seed(seed))
+        control = self.control[:n_cells].mean(0)
+        offsets = within.sum_of(mask * embedding)[:, 0]
+        return torch.stack([self.expected(one, self._own(given), n_cells).mean(0) - control for one in offsets])
+
+    def _own(self, given: GivenTreatments) -> GivenTreatments | None:
+        return None if self.module.target_shift is None else given
+
+
+def _posterior_spread(
+    contrast: _Contrast, dosage: sparse.csr_matrix, unit: float, n_draws: int, interval: float | None, seed: int
+) -> tuple[np.ndarray, list[np.ndarray] | None]:
+    """Standard deviations over draws of masks and embeddings, and the bounds of a central interval."""
+    shape = (dosage.shape[0], contrast.control.shape[1])
+    deviations = np.zeros(shape, dtype=np.float32)
+    bounds = None if interval is None else [np.zeros(shape, dtype=np.float32) for _ in range(2)]
+    for i, query in enumerate(_each_row(dosage) if n_draws else ()):
+        draws = unit * contrast.of_draws(query, n_draws, seed, _CELLS_OF_DRAWS)
+        deviations[i] = draws.std(0).cpu().numpy()
+        if bounds is not None and interval is not None:
+            levels = [(1 - interval) / 2, (1 + interval) / 2]
+            for bound, values in zip(bounds, np.quantile(draws.cpu().numpy(), levels, axis=0), strict=True):
+                bound[i] = values
+    return deviations, bounds
+
+
+def _each_row(dosage: sparse.csr_matrix) -> Iterator[sparse.csr_matrix]:
+    return (dosage[i] for i in range(dosage.shape[0]))
+
+
+def _check_draws(n_draws: int, interval: float | None) -> None:
     if n_draws < 0 or n_draws == 1:
         msg = f"n_draws: expected 0, or at least 2 draws for a standard deviation, got {n_draws}."
         raise ValueError(msg)
-    scale = _checked_scale(model, scale)
-    dosage = _queries(model, perturbations)
-    z, covariates = _basal_states(model, base, n_cells, seed)
-    noise = common_noise(model.module, len(z), seed)
-    layer = None
-    if model.module.is_count_model and scale in {"log1p_cp10k", "perturbseq"}:
-        # no gene can take more than the whole library
-        top = covariates.library.max() * (1.0 if noise is None else noise.max())
-        layer = ExpectedLogCounts(covariates.library.ravel(), max_rate=float(top))
-    unit = 1 / np.log(2) if scale == "perturbseq" else 1.0
-
-    def expected(offset: torch.Tensor, rows: slice = slice(None)) -> torch.Tensor:
-        part = None if noise is None else noise[rows]
-        table = None if layer is None else layer.rows(rows)
-        px = covariates.rows(rows).decode(model.module, z[rows] + offset)
-        return unit * expected_features(px, part, table)
-
-    control = expected(torch.zeros_like(z[0]))
-    effects = model.module.effects
-    offsets = torch.from_numpy(dosage @ effects.effect().cpu().numpy()).to(z)
-    mean, se = [], []
-    for offset in offsets:
-        difference = expected(offset) - control
-        mean.append(difference.mean(0))
-        se.append(difference.std(0, correction=1) / len(z) ** 0.5 if len(z) > 1 else torch.zeros_like(control[0]))
-    values, errors = (torch.stack(part).cpu().numpy() for part in (mean, se))
-    deviations = np.zeros_like(values)
-    if n_draws > 1:
-        rows = slice(0, min(len(z), 100))
-        mask, embedding = effects.sample(n_draws, generator=torch.Generator().manual_seed(seed))
-        for i, row in enumerate(torch.from_numpy(dosage.toarray()).to(z)):
-            draws = torch.stack([expected(offset, rows).mean(0) for offset in row @ (mask * embedding)])
-            deviations[i] = draws.std(0).cpu().numpy()
-    if combine == "shrunk_residual":
-        values = values + _shrunken_residual(model, dosage, values / unit, scale) * unit
-    labels = dosage_labels(dosage, model.perturbations)
-    out = model._as_features(values, list(labels))
-    out.layers[_keys.LAYER_SE], out.layers[_keys.LAYER_SD] = errors, deviations
-    out.obs["n_cells"] = _training_cells(model, labels)
-    out.obs.index = pd.Index(labels, name=None)
-    return stamp(out, kind="effect", ur_id=model.ur_id, model=model._kind, scale=scale, seed=seed)
+    if interval is None:
+        return
+    if not 0 < interval < 1:
+        msg = f"interval: expected a probability strictly between 0 and 1, got {interval!r}. Write 0.9 for 90 %."
+        raise ValueError(msg)
+    needed = int(np.ceil(2 / (1 - interval)))
+    if n_draws < needed:
+        msg = f"n_draws: expected at least {needed} draws for an interval of {interval:g}, got {n_draws}. Pass n_draws=200."
+        raise ValueError(msg)
 
 
 def _checked_scale(model: LatentShiftModel, scale: str | None) -> str:
@@ -110,109 +193,3 @@ def _queries(model: LatentShiftModel, perturbations: Sequence[Query] | None) -> 
         return model._query_matrix(model.perturbations)
     unique, _ = unique_dosages(model.adata_manager.get_from_registry(_keys.PERTURBATION))
     return unique[np.diff(unique.indptr) > 0]
-
-
-def _basal_states(model: LatentShiftModel, base: str, n_cells: int, seed: int) -> tuple[torch.Tensor, Covariates]:
-    """Latents without perturbation, one draw each, with the covariates of their cells."""
-    if base == "prior" or model.adata is None:
-        z = torch.randn((n_cells, model.module.n_latent), generator=torch.Generator().manual_seed(seed))
-        return z.to(model.device), prior_covariates(model, n_cells)
-    rng = np.random.default_rng(seed)
-    pool = model._training_cells()
-    controls = model._control_cells(model.adata, np.arange(model.adata.n_obs) if pool is None else pool)
-    chosen = np.sort(rng.choice(controls, min(n_cells, len(controls)), replace=False))
-    latent = model.encode(indices=chosen)
-    mean, sd = (torch.from_numpy(values).to(model.device) for values in (latent.X, latent.layers[_keys.LAYER_SD]))
-    noise = torch.randn(mean.shape, generator=torch.Generator().manual_seed(seed)).to(mean)
-    return mean + sd * noise, covariates_of(model, latent.obs)
-
-
-def covariates_of(model: LatentShiftModel, obs: pd.DataFrame) -> Covariates:
-    """Encode the covariate columns of `obs` as they were registered."""
-    registries = model.registry["field_registries"]
-
-    def codes(key: str, categories: Sequence) -> np.ndarray:
-        values = pd.Categorical(obs[key].astype(type(categories[0])), categories=list(categories)).codes
-        if (values < 0).any():
-            unknown = sorted(set(obs[key].astype(str)) - {str(c) for c in categories})
-            msg = f"obs[{key!r}]: expected registered categories, got {unknown[:5]}."
-            raise UnsupportedQuery(msg)
-        return values.astype(np.int64)
-
-    batch_state = registries[REGISTRY_KEYS.BATCH_KEY]["state_registry"]
-    categories = batch_state["categorical_mapping"]
-    one_batch = len(categories) < 2
-    batch = np.zeros(len(obs), dtype=np.int64) if one_batch else codes(batch_state["original_key"], categories)
-    library = obs[_keys.OBS_LIBRARY].to_numpy(np.float32) if _keys.OBS_LIBRARY in obs else np.ones(len(obs), np.float32)
-    mappings = registries.get(REGISTRY_KEYS.CAT_COVS_KEY, {}).get("state_registry", {}).get("mappings", {})
-    cats = [codes(key, values) for key, values in mappings.items()]
-    columns = registries.get(REGISTRY_KEYS.CONT_COVS_KEY, {}).get("state_registry", {}).get("columns", [])
-    device = model.device
-    return Covariates(
-        library=torch.from_numpy(library[:, None]).to(device),
-        batch_index=torch.from_numpy(batch[:, None]).to(device),
-        cat_covs=torch.from_numpy(np.stack(cats, 1)).to(device) if cats else None,
-        cont_covs=torch.from_numpy(obs[list(columns)].to_numpy(np.float32)).to(device) if len(columns) else None,
-    )
-
-
-def prior_covariates(model: LatentShiftModel, n_cells: int, *, library_size: float | None = None) -> Covariates:
-    """Library sizes of training controls, covariates of observed controls in turn (first categories without data)."""
-    reference = model.module.reference_library
-    if library_size is not None:
-        reference = torch.full_like(reference, float(library_size))
-    stride = torch.arange(n_cells, device=reference.device) * 37 % len(reference)
-    library = reference[stride][:, None]
-    if model.adata is None:
-        registries = model.registry["field_registries"]
-        n_cats = model._covariate_categories()
-        n_cont = len(registries.get(REGISTRY_KEYS.CONT_COVS_KEY, {}).get("state_registry", {}).get("columns", []))
-        zeros = torch.zeros((n_cells, 1), dtype=torch.long, device=reference.device)
-        return Covariates(
-            library=library,
-            batch_index=zeros,
-            cat_covs=zeros.expand(-1, len(n_cats)) if n_cats else None,
-            cont_covs=torch.zeros((n_cells, n_cont), device=reference.device) if n_cont else None,
-        )
-    controls = model._control_cells(model.adata, np.arange(model.adata.n_obs))
-    obs = model.adata.obs.iloc[np.resize(controls, n_cells)]
-    observed = covariates_of(model, obs)
-    return Covariates(library, observed.batch_index, observed.cat_covs, observed.cont_covs)
-
-
-def _training_cells(model: LatentShiftModel, labels: np.ndarray) -> np.ndarray:
-    chosen = model._training_cells()
-    if chosen is None:
-        return np.zeros(len(labels), dtype=np.int64)
-    seen = pd.Series(dosage_labels(model._registered_dosage(model.adata, chosen), model.perturbations)).value_counts()
-    return seen.reindex(labels, fill_value=0).to_numpy()
-
-
-def _shrunken_residual(
-    model: LatentShiftModel, dosage: sparse.csr_matrix, values: np.ndarray, scale: str
-) -> np.ndarray:
-    """Empirical minus predicted effects of the training cells, shrunken by their noise; zero where there are none."""
-    from perturbia.stats import effects_against, group_means, limited_translation, log1p_cp10k
-
-    chosen = model._training_cells()
-    if chosen is None or scale == "counts":
-        msg = "combine: 'shrunk_residual' needs the training data and a log-normalised or registered scale."
-        raise UnsupportedQuery(msg)
-    matrix = model.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)[chosen]
-    features = log1p_cp10k(matrix) if model.module.is_count_model else matrix
-    labels = dosage_labels(model._registered_dosage(model.adata, chosen), model.perturbations)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "labels: .* have one row", RuntimeWarning)
-        moments = group_means(features, labels)
-    # pooled: a group of ten cells that lacks a sparse gene is not certain of it, and a lone cell has a variance too
-    empirical = effects_against(moments, reference="control", variance="pooled")
-    position = {label: i for i, label in enumerate(empirical.groups)}
-    rows = [
-        (i, position[label]) for i, label in enumerate(dosage_labels(dosage, model.perturbations)) if label in position
-    ]
-    out = np.zeros_like(values)
-    if rows:
-        here, there = (np.array(part) for part in zip(*rows, strict=True))
-        residual = empirical.effects[there] - values[here]
-        out[here] = limited_translation(residual, empirical.standard_errors[there])
-    return out

@@ -3,61 +3,28 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
 
+from perturbia.model.mechanism import _ranks
 from perturbia.stats import SpikeSlab, dosage_blocks, estimate_spike_sd, sparse_rotation, update_spike_slab, varimax
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from scipy import sparse
 
+    from perturbia.model.mechanism._encoded_cells import EncodedCells
+    from perturbia.model.mechanism._feature_prior import FeaturePrior
     from perturbia.model.mechanism._samsvae_module import SAMSVAEModule
+    from perturbia.model.mechanism._update_schedule import UpdateSchedule
 
-__all__ = ["ClosedFormUpdates", "Rotation", "UpdateSchedule"]
+__all__ = ["ClosedFormUpdates", "Rotation"]
 
 logger = logging.getLogger(__name__)
 
 Rotation = Literal["l1", "varimax", "none"]
-
-
-@dataclass(frozen=True)
-class UpdateSchedule:
-    """When treatment-level parameters move, in optimiser steps.
-
-    Attributes
-    ----------
-    n_steps
-        Length of the training.
-    first
-        Step of the first closed-form update.
-    every
-        Steps between closed-form updates.
-    rotate_at
-        Fractions of the training at which the basis is rotated.
-    sparsify_at
-        Fraction of the training until which the prior inclusion probability is held at one half.
-    """
-
-    n_steps: int
-    first: int = 200
-    every: int = 25
-    rotate_at: Sequence[float] = (0.3, 0.5, 0.8)
-    sparsify_at: float = 0.3
-
-    @property
-    def rotation_steps(self) -> set[int]:
-        """Steps at which the basis is rotated."""
-        return {max(1, round(fraction * self.n_steps)) for fraction in self.rotate_at}
-
-    def is_update(self, step: int) -> bool:
-        """Whether a closed-form update follows optimiser step `step`."""
-        return step >= self.first and (step - self.first) % self.every == 0
 
 
 class ClosedFormUpdates(pl.Callback):
@@ -67,126 +34,163 @@ class ClosedFormUpdates(pl.Callback):
     ----------
     module
         The module in training.
-    encode
-        Function of positions among the training cells that returns their encoder means, `(n_positions, n_latent)`.
+    cells
+        The encoded training cells.
     dosage
         Dosage matrix of these cells, CSR, `(n_cells, n_treatments)`.
     schedule
         When to act.
-    mask_prior_prob
-        Prior inclusion probability.
-    embedding_prior_scale
-        Prior standard deviation of embeddings.
     closed_form
-        Whether to update masks and embeddings, or only to rotate.
+        Whether to update masks and embeddings, or only to rotate and to move prior rates.
     rotation
         Criterion of the rotation.
     spike_width
         Standard deviation of shifts that the last update counts as none, or ``"em"`` to estimate it.
-    max_cells
-        Cells to encode for an update; the others are remembered from the last time they were encoded.
+    feature_prior
+        What features of treatments say of their effects.
     """
 
     def __init__(
         self,
         module: SAMSVAEModule,
-        encode: Callable[[np.ndarray], np.ndarray],
+        cells: EncodedCells,
         dosage: sparse.csr_matrix,
         *,
         schedule: UpdateSchedule,
-        mask_prior_prob: float,
-        embedding_prior_scale: float,
         closed_form: bool = True,
         rotation: Rotation = "l1",
         spike_width: float | Literal["em"] = 0.0,
-        max_cells: int = 20_000,
+        feature_prior: FeaturePrior | None = None,
     ) -> None:
         self.module = module
-        self.encode = encode
-        self.dosage = dosage.astype(np.float64)
-        self.gram = (self.dosage.T @ self.dosage).tocsr()
-        self.blocks = dosage_blocks(self.gram)
+        self.cells = cells
+        self.dosage = dosage
         self.schedule = schedule
-        self.mask_prior_prob = mask_prior_prob
-        self.embedding_prior_scale = embedding_prior_scale
         self.closed_form = closed_form
         self.rotation = rotation
         self.spike_width = spike_width
-        self.max_cells = max_cells
-        self._means: np.ndarray | None = None
-        self._rng = np.random.default_rng(0)
+        self.feature_prior = feature_prior
+        self._read_design()
+        self.blocks = dosage_blocks(self.gram)
 
-    def on_train_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
+    def _read_design(self) -> None:
+        """Strengths of all rows for the present dose responses."""
+        self.design = self.module.design.matrix(self.dosage).astype(np.float64)
+        self.gram = (self.design.T @ self.design).tocsr()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: object) -> None:
         """Act after optimiser step `trainer.global_step`."""
         step = trainer.global_step
+        if self.closed_form:
+            inference = pl_module.last_inference
+            self.cells.observe(inference["given"], inference["qz"].loc.detach())
         if self.rotation != "none" and step in self.schedule.rotation_steps:
             self.rotate()
             for optimizer in trainer.optimizers:
                 for parameter in self.module.effects.parameters():
                     optimizer.state.pop(parameter, None)
-        elif self.closed_form and self.schedule.is_update(step):
-            early = step < self.schedule.sparsify_at * self.schedule.n_steps
-            self.update(prior_inclusion=0.5 if early else self.mask_prior_prob)
+        elif self.schedule.is_update(step):
+            early = self.schedule.is_early(step)
+            if self.closed_form:
+                self.update(early=early)
+            elif not early:
+                self._update_prior()
 
     def on_train_end(self, *_: object) -> None:
         """Finish on converged masks and embeddings for the final networks."""
         if self.closed_form:
-            self._means = None
-            if self.spike_width == "em":
-                self._finish_with_spike()
-            else:
-                self.update(prior_inclusion=self.mask_prior_prob, n_sweeps=10, spike_sd=self.spike_width)
-        self._means = None  # nothing to keep with the model
+            self.finish()
+        self.cells.forget()  # nothing to keep with the model
 
-    def update(self, *, prior_inclusion: float, n_sweeps: int = 2, spike_sd: float = 0.0) -> None:
-        """Replace the posterior by its optimum for the present encoder."""
-        options = {"prior_inclusion": prior_inclusion, "n_sweeps": n_sweeps, "spike_sd": spike_sd}
-        self._assign(self._optimum(self._posterior(), self._cross(), **options))
-
-    def _finish_with_spike(self, n_rounds: int = 40) -> None:
-        """Alternate updates with estimates of the width of the spike."""
-        posterior, cross, spike_sd = self._posterior(), self._cross(), 0.0
+    def finish(self) -> None:
+        """Converged masks and embeddings for the present networks, all cells encoded anew."""
+        self._refresh_design()
+        cross = self.cells.exact(self.design)
+        if self.spike_width == "em":
+            self._finish_with_spike(cross)
+            return
+        n_rounds = 1 if self.module.effects.mask_prior.kind == "fixed" and self.feature_prior is None else 10
         for _ in range(n_rounds):
-            options = {"prior_inclusion": self.mask_prior_prob, "n_sweeps": 1, "spike_sd": spike_sd}
-            posterior = self._optimum(posterior, cross, **options)
+            self._assign(self._optimum(self._posterior(), cross, n_sweeps=10, spike_sd=self.spike_width))
+            if n_rounds > 1:
+                self._update_prior()
+
+    def restart(self) -> None:
+        """Masks, embeddings and basis anew for networks that they were not made for."""
+        self._refresh_design()
+        self.cells.forget()
+        cross = self.cells.exact(self.design)
+        self._assign(self._optimum(self._posterior(), cross, early=True, n_sweeps=10))
+        if self.rotation != "none":
+            self.rotate()
+
+    def update(self, *, early: bool = False, n_sweeps: int = 2) -> None:
+        """Replace the posterior by its optimum for the present encoder."""
+        self._refresh_design()
+        self._assign(self._optimum(self._posterior(), self.cells.cross(self.design), early=early, n_sweeps=n_sweeps))
+        if not early:
+            self._update_prior()
+
+    def _refresh_design(self) -> None:
+        if self.module.design.log_power is not None:
+            self._read_design()
+
+    def _update_prior(self) -> None:
+        """Move prior rates, and what features say, to their optimum given the masks."""
+        effects, n_treated = self.module.effects, self.gram.diagonal()
+        if self.feature_prior is not None:
+            rates, means = self.feature_prior.fit(self._posterior(), n_treated)
+            known = np.flatnonzero(self.feature_prior.known)
+            all_rates = effects.mask_prior.log_open.exp().double().cpu().numpy()
+            all_means = effects.prior_mean.double().cpu().numpy()
+            all_rates[known], all_means[known] = rates[known], means[known]
+            effects.condition(torch.from_numpy(all_rates), torch.from_numpy(all_means))
+        seen = torch.from_numpy(n_treated > 0).to(effects.mask_logit.device)
+        effects.mask_prior.update(effects.inclusion.detach(), seen)
+
+    def _finish_with_spike(self, cross: np.ndarray, n_rounds: int = 40) -> None:
+        """Alternate updates with estimates of the width of the spike."""
+        spike_sd = 0.0
+        for _ in range(n_rounds):
+            posterior = self._optimum(self._posterior(), cross, n_sweeps=1, spike_sd=spike_sd)
             spike_sd = estimate_spike_sd(posterior, self.gram.diagonal())
+            self._assign(posterior)
+            self._update_prior()
         logger.info("Shifts of about %.2f basal standard deviations count as none.", spike_sd)
-        self._assign(posterior)
 
-    def _cross(self) -> np.ndarray:
-        return self.dosage.T @ self._encoded().astype(np.float64)
+    def _optimum(self, start: SpikeSlab, cross: np.ndarray, *, early: bool = False, **options: Any) -> SpikeSlab:
+        effects = self.module.effects
+        return update_spike_slab(
+            start,
+            cross,
+            self.gram,
+            prior_inclusion=0.5 if early else self._prior_rates(),
+            slab_sd=effects.embedding_prior_scale,
+            slab_mean=effects.prior_mean.double().cpu().numpy(),
+            blocks=self.blocks,
+            **options,
+        )
 
-    def _optimum(self, start: SpikeSlab, cross: np.ndarray, **options: Any) -> SpikeSlab:
-        slab_sd = self.embedding_prior_scale
-        return update_spike_slab(start, cross, self.gram, slab_sd=slab_sd, blocks=self.blocks, **options)
-
-    def _encoded(self) -> np.ndarray:
-        """Encoder means of the training cells, as fresh as `max_cells` allows."""
-        n_cells = self.dosage.shape[0]
-        if self._means is None or n_cells <= self.max_cells:
-            self._means = self.encode(np.arange(n_cells))
-        else:
-            chosen = np.sort(self._rng.choice(n_cells, self.max_cells, replace=False))
-            self._means[chosen] = self.encode(chosen)
-        return self._means
+    def _prior_rates(self) -> np.ndarray:
+        return torch.sigmoid(self.module.effects.mask_prior.logit.double()).cpu().numpy()
 
     def rotate(self) -> None:
         """Turn the latent basis towards sparse effects and restart masks from their Bayes factors."""
-        effect = self._posterior().effect
-        precision = (self.gram.diagonal() + self.embedding_prior_scale**-2)[:, None]
+        effects = self.module.effects
+        effect, scale = self._posterior().effect, effects.embedding_prior_scale
+        precision = (self.gram.diagonal() + scale**-2)[:, None]
         # a row without any effect has about this length: it must not vote like the others
         noise = float(np.sqrt(effect.shape[1] * np.median(1 / precision)))
         turn = sparse_rotation if self.rotation == "l1" else varimax
-        matrix = turn(effect, noise=noise)
-        self.module.rotate(torch.from_numpy(matrix).to(self.module.effects.mean))
-        if self._means is not None:
-            self._means = (self._means @ matrix).astype(self._means.dtype)
-        rotated = effect @ matrix
-        evidence = (
-            np.log(self.mask_prior_prob / (1 - self.mask_prior_prob))
-            - 0.5 * np.log(self.embedding_prior_scale**2 * precision)
-            + 0.5 * rotated**2 * precision
-        )
+        matrix = _ranks.from_first(turn(effect, noise=noise))
+        self.module.rotate(torch.from_numpy(matrix).to(effects.mean))
+        self.cells.rotate(matrix)
+        if self.feature_prior is not None:
+            # what features say of the old axes is averaged until they are asked of the new ones
+            mean_rates = effects.mask_prior.log_open.exp().mean(1, keepdim=True).expand_as(effects.mean)
+            effects.condition(mean_rates, effects.prior_mean @ torch.from_numpy(matrix).to(effects.mean))
+        rotated, rates = effect @ matrix, self._prior_rates()
+        evidence = np.log(rates / (1 - rates)) - 0.5 * np.log(scale**2 * precision) + 0.5 * rotated**2 * precision
         inclusion = 1 / (1 + np.exp(-np.clip(evidence, -3, 3)))
         mean = rotated / np.maximum(inclusion, 0.3)
         self._assign(SpikeSlab(inclusion, mean, np.broadcast_to(precision**-0.5, mean.shape).copy()))
@@ -198,4 +202,4 @@ class ClosedFormUpdates(pl.Callback):
 
     def _assign(self, posterior: SpikeSlab) -> None:
         arrays = (posterior.inclusion, posterior.mean, posterior.sd)
-        self.module.effects.assign(*(torch.from_numpy(array) for array in arrays))
+        self.module.effects.assign(*(torch.from_numpy(_ranks.from_first(array)) for array in arrays))

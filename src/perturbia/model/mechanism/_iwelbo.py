@@ -36,27 +36,26 @@ def iwelbo_of_batch(
     Tensor `(n_cells,)`, float64, in nats.
     """
     inputs = module._get_inference_input(tensors)
-    x, dosage = inputs["x"], inputs["dosage"]
+    x, given = inputs["x"], module.design(inputs["given"])
     covariates = {key: inputs[key] for key in ("batch_index", "cat_covs", "cont_covs")}
     library = x.sum(-1, keepdim=True) if inputs["size_factor"] is None else inputs["size_factor"]
     noise = torch.Generator().manual_seed(_mixed(seed, batch, 1))
     total = torch.full((len(x),), -torch.inf, dtype=torch.float64, device=x.device)
-    # guides that do not see the offset are the same for every particle
-    fixed = None if module.basal_encoder == "correlated" else module.encode(x, None, **covariates)
+    # guides that do not see the drawn offset are the same for every particle
+    expected = module.effects.offset(given)[0]
+    fixed = None if module.basal_encoder == "correlated" else module.encode(x, expected, **covariates)
     for start in range(0, n_particles, chunk):
         size = min(chunk, n_particles - start)
         shared = torch.Generator().manual_seed(_mixed(seed, start, 0))
         mask, embedding = module.effects.sample(size, generator=shared)
-        offset = dosage @ (mask * embedding)
+        offset = given.sum_of(mask * embedding)
         guide = fixed if fixed is not None else module.encode(x, offset, **covariates)
         draw = torch.randn((size, len(x), module.n_latent), generator=noise).to(x.device)
         latent = guide.loc + guide.scale * draw
-        basal, total_latent = (
-            (latent - offset, latent) if module.basal_encoder == "residual" else (latent, latent + offset)
-        )
+        basal, total_latent = (latent - offset, latent) if module.encodes_total else (latent, latent + offset)
         log_q = Normal(guide.loc, guide.scale, validate_args=False).log_prob(latent).sum(-1)
         log_prior = Normal(0.0, 1.0).log_prob(basal).sum(-1)
-        px = module.generative(total_latent, library, **covariates)["px"]
+        px = module.generative(total_latent, library, **covariates, given=inputs["given"])["px"]
         weight = px.log_prob(x).sum(-1).double() + (log_prior - log_q).double()
         total = torch.logaddexp(total, torch.logsumexp(weight, 0))
     return total - torch.log(torch.tensor(float(n_particles), dtype=torch.float64))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -15,11 +16,13 @@ from perturbia import _keys
 from perturbia.model.base._arguments import check_choice, check_positive_integer
 from perturbia.model.base._result import stamp
 from perturbia.model.base.perturbation_model import PerturbationModel
-from perturbia.model.mechanism import _ate
+from perturbia.model.mechanism._ate import estimate_ate
+from perturbia.model.mechanism._basal_states import covariates_of, given_of, prior_covariates
 from perturbia.model.mechanism._iwelbo import iwelbo_of_batch
 from perturbia.model.mechanism._predictive_samples import replicate_cells
 from perturbia.model.mechanism._readout import predictive_moments
 from perturbia.model.mechanism._training import MechanismTraining
+from perturbia.nn import GivenTreatments
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,7 +82,8 @@ class LatentShiftModel(MechanismTraining, VAEMixin, PerturbationModel):
         """
         check_choice("kind", kind, ("full", "basal", "perturbation"))
         adata, chosen = self._cells(adata, indices)
-        offset = self._registered_dosage(adata, chosen) @ self.module.effects.effect().detach().cpu().numpy()
+        effect = self.module.effects.effect().detach().cpu().numpy()
+        offset = self.module.design.matrix(self._registered_dosage(adata, chosen)) @ effect
         if kind == "perturbation":
             return (offset, np.zeros_like(offset)) if return_dist else offset
         mean, sd, _ = self._encode_in_order(adata, chosen, batch_size)
@@ -148,6 +152,7 @@ class LatentShiftModel(MechanismTraining, VAEMixin, PerturbationModel):
         combine: Literal["shrunk_residual"] | None = None,
         n_cells: int = 300,
         n_draws: int = 10,
+        interval: float | None = None,
         seed: int = 0,
     ) -> AnnData:
         r"""Average treatment effects: expected features under a perturbation minus under control.
@@ -168,9 +173,12 @@ class LatentShiftModel(MechanismTraining, VAEMixin, PerturbationModel):
             ``"shrunk_residual"`` adds what the training cells of a perturbation show beyond the model, shrunken by its
             noise. For perturbations without training cells it changes nothing.
         n_cells
-            Number of basal states.
+            Number of basal states; memory does not grow with them.
         n_draws
             Draws of masks and embeddings for `layers["sd"]`; 0 leaves it zero.
+        interval
+            Probability of a central posterior interval, such as 0.9, written to `layers["lower"]` and
+            `layers["upper"]`; wants 200 draws. The encoder and the decoder are taken as known.
         seed
             Seed of all draws.
 
@@ -185,8 +193,16 @@ class LatentShiftModel(MechanismTraining, VAEMixin, PerturbationModel):
         UnknownPerturbation, NotTrainedError, ScaleError
             If a query, the model or the scale can not be used.
         """
-        return _ate.estimate_ate(
-            self, perturbations, scale=scale, base=base, combine=combine, n_cells=n_cells, n_draws=n_draws, seed=seed
+        return estimate_ate(
+            self,
+            perturbations,
+            scale=scale,
+            base=base,
+            combine=combine,
+            n_cells=n_cells,
+            n_draws=n_draws,
+            interval=interval,
+            seed=seed,
         )
 
     @torch.inference_mode()
@@ -215,12 +231,14 @@ class LatentShiftModel(MechanismTraining, VAEMixin, PerturbationModel):
         if library_size is not None and not (np.isfinite(library_size) and library_size > 0):
             msg = f"library_size: expected a positive number, got {library_size!r}."
             raise ValueError(msg)
-        dosage = torch.from_numpy(self._query_matrix([query]).toarray()).to(self.device)
+        given = self._on_device(given_of(self._query_matrix([query]))._asdict())
+        given = GivenTreatments(**given)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            mask, embedding = self.module.effects.sample(n_samples)
-            offset = torch.einsum("qt,stl->sl", dosage, mask * embedding)
-            covariates = _ate.prior_covariates(self, n_samples, library_size=library_size)
+            rows, within = self.module.design(given).within()
+            mask, embedding = self.module.effects.sample(n_samples, rows=rows)
+            offset = within.sum_of(mask * embedding)[:, 0]
+            covariates = prior_covariates(self, n_samples, library_size=library_size).under(given)
             px = covariates.decode(self.module, torch.randn_like(offset) + offset)
             features = px.sample().cpu().numpy().astype(np.float32)
         out = self._as_features(features, [str(self._read_query(query))] * n_samples)
@@ -292,13 +310,12 @@ class LatentShiftModel(MechanismTraining, VAEMixin, PerturbationModel):
         self, adata: AnnData, indices: np.ndarray, batch_size: int | None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         means, sds, libraries = [], [], []
-        effect = self.module.effects.effect()
         for tensors in self._make_data_loader(adata=adata, indices=indices, batch_size=batch_size or 1024):
             inputs = self.module._get_inference_input(self._on_device(tensors))
-            size, dosage = inputs.pop("size_factor"), inputs.pop("dosage")
-            offset = dosage @ effect
+            size, given = inputs.pop("size_factor"), self.module.design(inputs.pop("given"))
+            offset = self.module.effects.offset(given)[0]
             guide = self.module.encode(offset=offset, **inputs)
-            means.append((guide.loc - offset if self.module.basal_encoder == "residual" else guide.loc).cpu())
+            means.append((guide.loc - offset if self.module.encodes_total else guide.loc).cpu())
             sds.append(guide.scale.cpu())
             libraries.append((inputs["x"].sum(-1) if size is None else size.ravel()).cpu())
         library = torch.cat(libraries).numpy() if self.module.is_count_model else None
@@ -308,18 +325,28 @@ class LatentShiftModel(MechanismTraining, VAEMixin, PerturbationModel):
         self, dosage: sparse.csr_matrix, n_draws: int, seed: int | None
     ) -> tuple[np.ndarray, np.ndarray | float]:
         effects = self.module.effects
-        if n_draws == 1:
-            variance = dosage.power(2) @ effects.variance().detach().cpu().numpy()
-            return dosage @ effects.effect().detach().cpu().numpy(), np.sqrt(variance)
-        generator = torch.Generator()
-        generator.seed() if seed is None else generator.manual_seed(seed)
+        given = self._on_device(given_of(dosage)._asdict())
         with torch.inference_mode():
-            mask, embedding = effects.sample(n_draws, generator=generator)
-        return np.stack([(dosage @ draw)[0] for draw in (mask * embedding).cpu().numpy()]), 0.0
+            called = self.module.design(GivenTreatments(**given))
+            if n_draws == 1:
+                mean, variance = effects.offset(called)
+                return mean.cpu().numpy(), variance.sqrt().cpu().numpy()
+            generator = torch.Generator()
+            generator.seed() if seed is None else generator.manual_seed(seed)
+            rows, within = called.within()
+            mask, embedding = effects.sample(n_draws, rows=rows, generator=generator)
+            return within.sum_of(mask * embedding)[:, 0].cpu().numpy(), 0.0
+
+    def _mark_given(self, latent: AnnData, dosage: sparse.csr_matrix) -> None:
+        if self.module.target_shift is not None:
+            latent.obsm[_keys.OBSM_GIVEN] = sparse.vstack([dosage] * latent.n_obs, format="csr")
 
     @torch.inference_mode()
     def _decode_cells(self, latent: AnnData, scale: Scale, batch_size: int | None) -> tuple[np.ndarray, np.ndarray]:
-        covariates = _ate.covariates_of(self, latent.obs)
+        covariates = covariates_of(self, latent.obs)
+        if _keys.OBSM_GIVEN in latent.obsm:
+            given = self._on_device(given_of(latent.obsm[_keys.OBSM_GIVEN])._asdict())
+            covariates = replace(covariates, given=GivenTreatments(**given))
         z, sd = (
             torch.from_numpy(np.asarray(values)).to(self.device) for values in (latent.X, latent.layers[_keys.LAYER_SD])
         )

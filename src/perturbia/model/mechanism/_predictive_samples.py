@@ -51,15 +51,16 @@ def replicate_cells(
 def _draw(module: SAMSVAEModule, tensors: dict[str, torch.Tensor], effect: torch.Tensor, *, basal: str) -> torch.Tensor:
     """Features of a batch of cells under one draw of the effects `(T, n_latent)`."""
     inputs = module._get_inference_input(tensors)
-    x, dosage, size = inputs["x"], inputs["dosage"], inputs["size_factor"]
+    x, size, called = inputs["x"], inputs["size_factor"], module.design(inputs["given"])
     covariates = {key: inputs[key] for key in ("batch_index", "cat_covs", "cont_covs")}
-    offset = dosage @ effect
+    offset = called.sum_of(effect)
     if basal == "prior":
         z = torch.randn_like(offset) + offset
     else:
-        guide = module.encode(x, offset, **covariates)
+        seen = module.effects.offset(called)[0] if module.encodes_total else offset
+        guide = module.encode(x, seen, **covariates)
         z = guide.loc + guide.scale * torch.randn_like(guide.loc)
-        if module.basal_encoder != "residual":  # whose guide is of the total latent
+        if not module.encodes_total:  # the others' guide is of the total latent
             z = z + offset
     library = x.sum(-1, keepdim=True) if size is None else size
-    return module.generative(z, library, **covariates)["px"].sample().float()
+    return module.generative(z, library, **covariates, given=inputs["given"])["px"].sample().float()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from scipy.special import gammaincinv, roots_legendre
 
-from perturbia.nn import ExpectedLogCounts, gamma_quantile_draws
+from perturbia.nn import ExpectedLogCounts, GivenTreatments, gamma_quantile_draws
 
 if TYPE_CHECKING:
     from perturbia.model.mechanism._samsvae_module import SAMSVAEModule
@@ -18,32 +18,42 @@ __all__ = ["Covariates", "common_noise", "expected_features", "predictive_moment
 
 @dataclass(frozen=True)
 class Covariates:
-    """What the decoder needs besides latents: `(n, 1)` library sizes and batches, `(n, k)` further covariates."""
+    """What the decoder needs besides latents: `(n, 1)` library sizes and batches, `(n, k)` further covariates.
+
+    `given` are treatments that act on their own targets, None for none.
+    """
 
     library: torch.Tensor
     batch_index: torch.Tensor
     cat_covs: torch.Tensor | None = None
     cont_covs: torch.Tensor | None = None
+    given: GivenTreatments | None = None
 
     def rows(self, chosen: slice) -> Covariates:
         """The same for some of the cells."""
         design = {key: None if value is None else value[chosen] for key, value in self._design().items()}
-        return Covariates(self.library[chosen], **design)  # type: ignore[arg-type]
+        given = None if self.given is None else GivenTreatments(*(part[chosen] for part in self.given))
+        return Covariates(self.library[chosen], **design, given=given)  # type: ignore[arg-type]
+
+    def under(self, given: GivenTreatments) -> Covariates:
+        """The same under treatments `(1, n_slots)` that all cells are given."""
+        every = GivenTreatments(*(part.to(self.library.device).expand(len(self.library), -1) for part in given))
+        return replace(self, given=every)
 
     def _design(self) -> dict[str, torch.Tensor | None]:
         return {"batch_index": self.batch_index, "cat_covs": self.cat_covs, "cont_covs": self.cont_covs}
 
     def decode(self, module: SAMSVAEModule, z: torch.Tensor) -> Any:
         """Distribution of the features for latents `(..., n, n_latent)`."""
-        return module.generative(z, self.library, **self._design())["px"]
+        return module.generative(z, self.library, **self._design(), given=self.given)["px"]
 
 
-def common_noise(module: SAMSVAEModule, n_cells: int, seed: int) -> torch.Tensor | None:
+def common_noise(module: SAMSVAEModule, n_cells: int, generator: torch.Generator) -> torch.Tensor | None:
     """Over-dispersion factors `(n_cells, n_features)` to share between conditions, None without over-dispersion."""
     if module.gene_likelihood not in {"nb", "zinb"}:
         return None
     theta = module.decoder.log_dispersion.exp()
-    return gamma_quantile_draws(theta, n_cells, generator=torch.Generator().manual_seed(seed))
+    return gamma_quantile_draws(theta, n_cells, generator=generator)
 
 
 def expected_features(px: Any, noise: torch.Tensor | None, layer: ExpectedLogCounts | None) -> torch.Tensor:

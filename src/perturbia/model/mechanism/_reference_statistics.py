@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from scipy import sparse
 from scvi import REGISTRY_KEYS
 
-from perturbia import _keys
+from perturbia.nn import GivenTreatments
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -30,7 +31,9 @@ class ReferenceStatistics:
     profile
         Share of each feature in all counts, or the mean of features that are not counts, `(n_features,)`.
     n_treated
-        Cells of each perturbation, `(n_perturbations,)`.
+        Cells that call each row of effects, `(n_rows,)`.
+    dosage
+        Dosage matrix of the cells in the order in which they came, CSR, `(n_cells, n_treatments)`.
     control_library
         Library sizes of the controls, `(n_controls,)`; of all cells if no training cell is a control.
     """
@@ -39,14 +42,16 @@ class ReferenceStatistics:
     sd: torch.Tensor
     profile: torch.Tensor
     n_treated: torch.Tensor
+    dosage: sparse.csr_matrix
     control_library: np.ndarray
 
     @classmethod
-    def gather(cls, batches: Iterable[dict[str, torch.Tensor]], *, counts: bool) -> ReferenceStatistics:
-        """Read minibatches once and accumulate in double precision."""
-        n = 0
-        total = squared = raw = n_treated = torch.zeros((), dtype=torch.float64)
-        libraries, control = [], []
+    def gather(cls, batches: Iterable[dict[str, torch.Tensor]], module: SAMSVAEModule) -> ReferenceStatistics:
+        """Read minibatches once and accumulate in double precision; `module` knows what its features are."""
+        counts, n = module.is_count_model, 0
+        total = squared = raw = torch.zeros((), dtype=torch.float64)
+        n_treated = torch.zeros(module.design.n_rows, dtype=torch.float64)
+        libraries, control, dosages = [], [], []
         for tensors in batches:
             x = tensors[REGISTRY_KEYS.X_KEY]
             values = (torch.log1p(x) if counts else x).double()
@@ -54,11 +59,13 @@ class ReferenceStatistics:
             total = total + values.sum(0)
             squared = squared + (values**2).sum(0)
             raw = raw + x.double().sum(0)
-            treated = tensors[_keys.PERTURBATION] != 0
-            n_treated = n_treated + treated.double().sum(0)
+            given = module.given(tensors)
+            called = module.design(GivenTreatments(*(part.to(module.n_treated.device) for part in given)))
+            n_treated += torch.bincount(called.row[called.dose != 0].cpu(), minlength=len(n_treated))
             size = tensors.get(REGISTRY_KEYS.SIZE_FACTOR_KEY)
             libraries.append((x.sum(-1) if size is None else size.ravel()).numpy())
-            control.append((~treated.any(-1)).numpy())
+            dosages.append(_as_matrix(given, module.design.n_treatments))
+            control.append((given.dose == 0).all(-1).numpy())
         mean = total / n
         sd = (squared / n - mean**2).clamp(min=0).sqrt()
         library, is_control = np.concatenate(libraries), np.concatenate(control)
@@ -68,6 +75,7 @@ class ReferenceStatistics:
             # half a count for features that no training cell expresses
             profile=((raw + 0.5) / (raw + 0.5).sum() if counts else raw / n).float(),
             n_treated=n_treated.float(),
+            dosage=sparse.vstack(dosages, format="csr"),
             control_library=library[is_control] if is_control.any() else library,
         )
 
@@ -84,3 +92,10 @@ class ReferenceStatistics:
         n = len(module.reference_library)
         quantiles = np.quantile(self.control_library, (np.arange(n) + 0.5) / n)
         module.reference_library.copy_(torch.from_numpy(quantiles))
+
+
+def _as_matrix(given: GivenTreatments, n_treatments: int) -> sparse.csr_matrix:
+    index, dose = (part.cpu().numpy() for part in given)
+    row, slot = np.nonzero(dose)
+    entries = (dose[row, slot], (row, index[row, slot]))
+    return sparse.csr_matrix(entries, shape=(len(dose), n_treatments), dtype=np.float32)

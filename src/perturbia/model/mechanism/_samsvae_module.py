@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -9,7 +10,15 @@ from scvi import REGISTRY_KEYS
 from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
 
 from perturbia import _keys
-from perturbia.nn import DiagonalGaussianEncoder, LikelihoodDecoder, MaskedEffects, negative_binomial_log_prob
+from perturbia.nn import (
+    DiagonalGaussianEncoder,
+    GivenTreatments,
+    LikelihoodDecoder,
+    MaskedEffects,
+    TargetShift,
+    TreatmentDesign,
+    negative_binomial_log_prob,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,10 +26,12 @@ if TYPE_CHECKING:
     from torch.distributions import Normal
 
     from perturbia.nn.decoder import Likelihood
+    from perturbia.nn.mask_prior import MaskPriorKind
+    from perturbia.nn.treatment_design import DoseResponse
 
 __all__ = ["BasalEncoder", "GlobalKL", "GlobalUpdate", "SAMSVAEModule"]
 
-BasalEncoder = Literal["residual", "correlated", "mean_field"]
+BasalEncoder = Literal["residual", "informed", "correlated", "mean_field"]
 GlobalUpdate = Literal["closed_form", "gradient"]
 GlobalKL = Literal["closed", "plated"]
 
@@ -35,7 +46,8 @@ class SAMSVAEModule(BaseModuleClass):
 
     and `basal_encoder` chooses the guide: ``"residual"`` encodes the *total* latent, :math:`q(z_i \mid x_i)`, and the
     basal mean is what the expected offset leaves, so that masks and embeddings meet the data only in a Gaussian KL
-    whose expectation is exact; ``"correlated"`` and ``"mean_field"`` are the published guides of the basal latent,
+    whose expectation is exact; ``"informed"`` is the same guide with the expected offset among its inputs;
+    ``"correlated"`` and ``"mean_field"`` are the published guides of the basal latent,
     with sampled masks, that do or do not see the sampled offset.
     """
 
@@ -55,7 +67,13 @@ class SAMSVAEModule(BaseModuleClass):
         global_update: GlobalUpdate = "closed_form",
         global_kl: GlobalKL = "closed",
         mask_prior_prob: float = 0.1,
+        mask_prior: MaskPriorKind = "fixed",
         embedding_prior_scale: float = 1.0,
+        dose_response: DoseResponse = "linear",
+        pairs: Sequence[tuple[int, int]] = (),
+        pair_prior_prob: float = 0.01,
+        target_genes: Sequence[int] | None = None,
+        conditioned: bool = False,
         n_particles: int = 1,
         temperature: float = 1.0,
     ) -> None:
@@ -69,20 +87,24 @@ class SAMSVAEModule(BaseModuleClass):
         n_cat_list = [n_batch, *(n_cats_per_cov or ())]
         sizes = {"n_hidden": n_hidden, "n_layers": n_layers, "n_cat_list": n_cat_list, "n_cont": n_continuous_cov}
         self.encoder = DiagonalGaussianEncoder(
-            n_input, n_latent, n_condition=n_latent * (basal_encoder == "correlated"), **sizes
+            n_input, n_latent, n_condition=n_latent * (basal_encoder in {"informed", "correlated"}), **sizes
         )
         self.decoder = LikelihoodDecoder(n_latent, n_input, likelihood=gene_likelihood, **sizes)
+        self.design = TreatmentDesign(n_treatments, dose_response=dose_response, pairs=pairs)
         self.effects = MaskedEffects(
-            n_treatments,
+            self.design.n_rows,
             n_latent,
-            mask_prior_prob=mask_prior_prob,
+            mask_prior_prob=[mask_prior_prob] * n_treatments + [pair_prior_prob] * len(self.design.pair_codes),
+            mask_prior=mask_prior,
             embedding_prior_scale=embedding_prior_scale,
-            slab="conditional" if basal_encoder == "residual" else "mean_field",
+            slab="conditional" if self.encodes_total else "mean_field",
+            per_latent=conditioned,
             trainable=global_update == "gradient",
         )
+        self.target_shift = None if target_genes is None else TargetShift(target_genes)
         self.register_buffer("input_mean", torch.zeros(n_input))
         self.register_buffer("input_sd", torch.ones(n_input))
-        self.register_buffer("n_treated", torch.zeros(n_treatments))
+        self.register_buffer("n_treated", torch.zeros(self.design.n_rows))
         self.register_buffer("reference_library", torch.full((64,), 1e4))
 
     @property
@@ -90,10 +112,15 @@ class SAMSVAEModule(BaseModuleClass):
         """Whether features are counts with a library size."""
         return self.gene_likelihood != "normal"
 
+    @property
+    def encodes_total(self) -> bool:
+        """Whether the guide is one of the total latent, with the basal mean by difference."""
+        return self.basal_encoder in {"residual", "informed"}
+
     def _get_inference_input(self, tensors: dict, **_: object) -> dict:
         return {
             "x": tensors[REGISTRY_KEYS.X_KEY],
-            "dosage": tensors[_keys.PERTURBATION],
+            "given": self.given(tensors),
             "size_factor": tensors.get(REGISTRY_KEYS.SIZE_FACTOR_KEY),
             **self._covariates(tensors),
         }
@@ -102,8 +129,16 @@ class SAMSVAEModule(BaseModuleClass):
         return {
             "z": inference_outputs["z"],
             "library": inference_outputs["library"],
+            "given": None if self.target_shift is None else self.given(tensors),
             **self._covariates(tensors),
         }
+
+    @staticmethod
+    def given(tensors: dict) -> GivenTreatments:
+        """Treatments of a minibatch; a matrix of doses, from a loader that is not ours, is read as well."""
+        if _keys.TREATMENT_INDEX in tensors:
+            return GivenTreatments(tensors[_keys.TREATMENT_INDEX], tensors[_keys.TREATMENT_DOSE])
+        return GivenTreatments.of_doses(tensors[_keys.PERTURBATION])
 
     @staticmethod
     def _covariates(tensors: dict) -> dict:
@@ -133,10 +168,10 @@ class SAMSVAEModule(BaseModuleClass):
     ) -> Normal:
         """Guide of a batch: over the total latent if ``"residual"``, else over the basal latent.
 
-        `offset` has shape `(..., n_cells, n_latent)` and is read by the ``"correlated"`` guide only.
+        `offset` has shape `(..., n_cells, n_latent)` and is read by the ``"informed"`` and ``"correlated"`` guides.
         """
         features = self.standardize(x)
-        if self.basal_encoder == "correlated" and offset is not None:
+        if self.encoder.n_condition and offset is not None:
             features = torch.cat([features.expand(*offset.shape[:-1], -1), offset], dim=-1)
         return self.encoder(features, *self._categories(batch_index, cat_covs), cont=cont_covs)
 
@@ -144,7 +179,7 @@ class SAMSVAEModule(BaseModuleClass):
     def inference(
         self,
         x: torch.Tensor,
-        dosage: torch.Tensor,
+        given: GivenTreatments,
         batch_index: torch.Tensor,
         cat_covs: torch.Tensor | None = None,
         cont_covs: torch.Tensor | None = None,
@@ -156,23 +191,25 @@ class SAMSVAEModule(BaseModuleClass):
         covariates = {"batch_index": batch_index, "cat_covs": cat_covs, "cont_covs": cont_covs}
         library = x.sum(-1, keepdim=True) if size_factor is None else size_factor
         outputs: dict[str, Any] = {"library": library, "draws": None}
-        if self.basal_encoder == "residual":
-            offset = dosage @ self.effects.effect()
-            qz = self.encode(x, None, **covariates)
+        given = self.design(given)
+        if self.encodes_total:
+            offset, outputs["offset_variance"] = self.effects.offset(given)
+            qz = self.encode(x, offset, **covariates)
             z = qz.rsample((n_samples,))
-            outputs["offset_variance"] = dosage**2 @ self.effects.variance()
             basal_mean = qz.loc - offset
         else:
-            mask, embedding = self.effects.sample(n_samples, temperature=self.temperature)
-            outputs["draws"] = mask, embedding
-            offset = dosage @ (mask * embedding)
+            # rows that no cell of the batch calls are not drawn: a step costs what the batch received
+            rows, within = given.within()
+            mask, embedding = self.effects.sample(n_samples, rows=rows, temperature=self.temperature)
+            outputs["draws"] = rows, mask, embedding
+            offset = within.sum_of(mask * embedding)
             qz = self.encode(x, offset, **covariates)
             # the correlated guide has one distribution per particle, the mean-field guide one for all
             basal = qz.rsample(() if self.basal_encoder == "correlated" else (n_samples,))
             z = basal + offset
             outputs["offset_variance"] = 0.0
             basal_mean = qz.loc
-        outputs |= {"z": z[0] if n_samples == 1 else z, "qz": qz, "basal_mean": basal_mean}
+        outputs |= {"z": z[0] if n_samples == 1 else z, "qz": qz, "basal_mean": basal_mean, "given": given}
         return outputs
 
     @auto_move_data
@@ -183,9 +220,12 @@ class SAMSVAEModule(BaseModuleClass):
         batch_index: torch.Tensor,
         cat_covs: torch.Tensor | None = None,
         cont_covs: torch.Tensor | None = None,
+        given: GivenTreatments | None = None,
     ) -> dict:
-        """Distribution of features given total latents."""
-        return {"px": self.decoder(z, library, *self._categories(batch_index, cat_covs), cont=cont_covs)}
+        """Distribution of features given total latents, and given treatments that act on their own targets."""
+        shift = None if self.target_shift is None or given is None else partial(self.target_shift, given=given)
+        categories = self._categories(batch_index, cat_covs)
+        return {"px": self.decoder(z, library, *categories, cont=cont_covs, shift=shift)}
 
     def _log_likelihood(self, px: Any, x: torch.Tensor) -> torch.Tensor:
         """Log likelihood of cells, summed over features."""
@@ -207,12 +247,20 @@ class SAMSVAEModule(BaseModuleClass):
         ).sum(-1)
         return kl.mean(0) if kl.ndim == 2 else kl
 
-    def plated_kl(self, dosage: torch.Tensor, inference_outputs: dict) -> torch.Tensor:
+    def plated_kl(self, inference_outputs: dict) -> torch.Tensor:
         """Share of the global KL that each cell carries: that of its treatments over their numbers of cells."""
-        share = (dosage != 0).float() / self.n_treated.clamp(min=1)
+        rows, within = inference_outputs["given"].within()
         draws = inference_outputs["draws"]
-        per_treatment = self.effects.kl() if draws is None else -self.effects.log_ratio(*draws).mean(0)
-        return share @ per_treatment.sum(-1)
+        kl = self.effects.kl(rows) if draws is None else -self.effects.log_ratio(*draws[1:], rows=draws[0]).mean(0)
+        share = (within.dose != 0).to(kl)
+        return GivenTreatments(within.row, share).sum_of(
+            kl.sum(-1, keepdim=True) / self.n_treated[rows, None].clamp(min=1)
+        )[:, 0]
+
+    def penalty(self) -> torch.Tensor:
+        """Minus the log prior of what is estimated by a point: exponents of doses, shifts of own targets."""
+        own = 0.0 if self.target_shift is None else self.target_shift.penalty()
+        return self.design.penalty() + own
 
     def loss(
         self,
@@ -226,11 +274,11 @@ class SAMSVAEModule(BaseModuleClass):
         log_prob = self._log_likelihood(generative_outputs["px"], tensors[REGISTRY_KEYS.X_KEY])
         reconstruction = -(log_prob.mean(0) if log_prob.ndim == 2 else log_prob)
         kl_local = self.kl_local(inference_outputs)
-        kl_global = self.effects.kl().sum()
+        kl_global = self.effects.total_kl() + self.penalty()
         loss = (reconstruction + kl_weight * kl_local).mean()
         if self.global_kl == "plated":
-            loss = loss + kl_weight * self.plated_kl(tensors[_keys.PERTURBATION], inference_outputs).mean()
-        elif self.effects.mask_logit.requires_grad:
+            loss = loss + kl_weight * (self.plated_kl(inference_outputs).mean() + self.penalty() / n_obs)
+        elif kl_global.requires_grad:
             loss = loss + kl_weight * kl_global / n_obs
         return LossOutput(
             loss=loss, reconstruction_loss=reconstruction, kl_local={"basal": kl_local}, kl_global=kl_global.detach()

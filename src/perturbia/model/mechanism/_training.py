@@ -5,25 +5,34 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+import os
 import warnings
 from contextlib import contextmanager
-from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import torch
+from scvi.model._utils import use_distributed_sampler
 from scvi.model.base import UnsupervisedTrainingMixin
 
 from perturbia import _keys
+from perturbia.errors import SplitError
 from perturbia.model.base._arguments import check_choice, check_positive_integer
 from perturbia.model.base._training_plan import PerturbationTrainingPlan
-from perturbia.model.mechanism._global_updates import ClosedFormUpdates, Rotation, UpdateSchedule
+from perturbia.model.mechanism._best_networks import BestNetworks
+from perturbia.model.mechanism._encoded_cells import Statistics
+from perturbia.model.mechanism._global_updates import ClosedFormUpdates, Rotation
 from perturbia.model.mechanism._reference_statistics import ReferenceStatistics
+from perturbia.model.mechanism._training_cells import ModuleCells, SplitCells
+from perturbia.model.mechanism._update_schedule import UpdateSchedule
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    import lightning.pytorch as pl
     from anndata import AnnData
+
+    from perturbia.model.mechanism._feature_prior import FeaturePrior
 
 __all__ = ["MechanismTraining"]
 
@@ -52,9 +61,12 @@ class MechanismTraining(UnsupervisedTrainingMixin):
         update_every: int = 25,
         sparsify_at: float = 0.3,
         spike_width: float | Literal["em"] = 0.0,
+        statistics: Statistics = "remembered",
         max_update_cells: int = 20_000,
+        keep: Literal["last", "best"] = "last",
         plan_kwargs: dict | None = None,
         datasplitter_kwargs: dict | None = None,
+        datamodule: pl.LightningDataModule | None = None,
         **trainer_kwargs: Any,
     ) -> None:
         """Train the model; a trained one goes on from where it is, on a schedule of its own.
@@ -87,15 +99,28 @@ class MechanismTraining(UnsupervisedTrainingMixin):
             the closed entries. Strong shifts leak into other latents where the encoder bends, and many cells make a
             leak significant; a width keeps such masks closed, at the price of weak shifts that are real. Acts in the
             last closed-form update.
+        statistics
+            What closed-form updates know of the cells. ``"remembered"``: the encodings of all training cells, some of
+            them renewed for each update. ``"running"``: fading sums over the minibatches, which cost no encoding of
+            their own and hold nothing of the size of the cells, for data that never sit in memory. The last update
+            encodes all cells anew under both.
         max_update_cells
             Training cells, drawn anew each time, that a closed-form update encodes; of the others it remembers the last
             encoding. The first update and the last encode all.
+        keep
+            ``"best"`` returns to the networks of the lowest validation bound, and finds masks and embeddings anew
+            for them; ``"last"`` keeps those of the last step.
         plan_kwargs
             Arguments of :class:`~perturbia.model.base.PerturbationTrainingPlan`, such as ``lr``.
         datasplitter_kwargs
             Arguments of :class:`scvi.dataloaders.DataSplitter`.
+        datamodule
+            Source of minibatches in place of registered data, for a model made from a registry: `train_dataloader`
+            and, for validation, `val_dataloader` yield the registered tensors, with ``"perturbation"`` a dense dosage
+            matrix or ``"treatment_index"`` and ``"treatment_dose"``. Implies ``statistics="running"``.
         **trainer_kwargs
-            Arguments of :class:`scvi.train.Trainer`, such as ``enable_progress_bar`` or ``early_stopping``.
+            Arguments of :class:`scvi.train.Trainer`, such as ``enable_progress_bar``, ``early_stopping`` or
+            ``strategy="ddp_find_unused_parameters_true"`` with several `devices`.
 
         Returns
         -------
@@ -119,42 +144,70 @@ class MechanismTraining(UnsupervisedTrainingMixin):
             sparsify_at,
             spike_width,
         )
-        splits = self._split_indices(split_key, train_size)
-        n_batches = math.ceil(len(splits[0]) / batch_size)
-        n_steps = max_epochs * n_batches if max_epochs is not None else (4000 if max_steps is None else max_steps)
-        max_epochs = math.ceil(n_steps / n_batches) if max_epochs is None else max_epochs
-        self._gather_statistics(splits[0])
+        check_choice("statistics", statistics, get_args(Statistics))
+        check_choice("keep", keep, ("last", "best"))
+        strategy = trainer_kwargs.get("strategy")
+        source = (
+            SplitCells(self, self._split_indices(split_key, train_size), batch_size, _n_processes(devices, strategy))
+            if datamodule is None
+            else ModuleCells(self, datamodule)
+        )
+        if keep == "best" and not source.validates:
+            msg = "keep: expected 'last' without validation cells, got 'best'. Hold some out, as by train_size=0.9."
+            raise SplitError(msg)
+        n_steps = (
+            max_epochs * source.n_batches if max_epochs is not None else (4000 if max_steps is None else max_steps)
+        )
+        max_epochs = math.ceil(n_steps / source.n_batches) if max_epochs is None else max_epochs
+        gathered = ReferenceStatistics.gather(source.batches(), self.module)
+        gathered.write(self.module, restart=not self.is_trained_)
         self.module.train()
-        callbacks = list(trainer_kwargs.pop("callbacks", None) or [])
         rotation = rotation or ("l1" if self.global_update == "closed_form" else "none")
-        if self.global_update == "closed_form" or rotation != "none":
-            schedule = UpdateSchedule(
-                n_steps,
-                first=min(200, n_steps // 10),
-                every=update_every,
-                rotate_at=tuple(rotate_at),
-                sparsify_at=sparsify_at,
-            )
-            options = {"rotation": rotation, "max_cells": max_update_cells, "spike_width": spike_width}
-            callbacks.append(self._global_updates(splits[0], schedule, **options))
-        trainer_kwargs.setdefault("check_val_every_n_epoch", max(1, max_epochs // 20) if len(splits[1]) else None)
+        schedule = UpdateSchedule(
+            n_steps,
+            first=min(200, n_steps // 10),
+            every=update_every,
+            rotate_at=tuple(rotate_at),
+            sparsify_at=sparsify_at,
+        )
+        cells = source.encoded(statistics, max_update_cells)
+        updates = ClosedFormUpdates(
+            self.module,
+            cells,
+            gathered.dosage,
+            schedule=schedule,
+            closed_form=self.global_update == "closed_form",
+            rotation=rotation,
+            spike_width=spike_width,
+            feature_prior=self._feature_prior(),
+        )
+        callbacks = list(trainer_kwargs.pop("callbacks", None) or [])
+        callbacks += [BestNetworks(self.module, updates)] if keep == "best" else []
+        callbacks.append(updates)
+        trainer_kwargs.setdefault("check_val_every_n_epoch", max(1, max_epochs // 20) if source.validates else None)
         with _quiet_third_parties(), torch.random.fork_rng():
-            torch.manual_seed(self.seed)
+            # processes of a distributed training draw noise of their own
+            torch.manual_seed(self.seed + int(os.environ.get("LOCAL_RANK", "0")))
             super().train(
                 max_epochs=max_epochs,
                 accelerator=accelerator,
                 devices=devices,
                 batch_size=batch_size,
-                datasplitter_kwargs={"external_indexing": splits, **(datasplitter_kwargs or {})},
+                datasplitter_kwargs={**source.splitter_options, **(datasplitter_kwargs or {})},
+                datamodule=datamodule,
                 plan_kwargs={"n_steps": n_steps, **(plan_kwargs or {})},
                 callbacks=callbacks,
                 max_steps=n_steps,
                 **trainer_kwargs,
             )
-        self.trained_on_ = _identity(self.adata)
+        self.trained_on_ = None if self.adata is None else _identity(self.adata)
         if self.global_update == "gradient":
             # no gradient has ever reached them: the prior is what we know
             self.module.effects.reset_to_prior(self.module.n_treated == 0)
+
+    def _feature_prior(self) -> FeaturePrior | None:
+        """What features of treatments say of their effects; None for models without."""
+        return None
 
     def _split_indices(self, split_key: str | None, train_size: float) -> list[np.ndarray]:
         marked = self._marked_splits(split_key)
@@ -174,38 +227,22 @@ class MechanismTraining(UnsupervisedTrainingMixin):
             return None
         return np.sort(np.asarray(self.train_indices))
 
-    def _gather_statistics(self, indices: np.ndarray) -> None:
-        loader = self._make_data_loader(adata=self.adata, indices=indices, batch_size=2048)
-        ReferenceStatistics.gather(loader, counts=self.module.is_count_model).write(
-            self.module, restart=not self.is_trained_
-        )
-
-    def _global_updates(self, indices: np.ndarray, schedule: UpdateSchedule, **options: Any) -> ClosedFormUpdates:
-        effects = self.module.effects
-        return ClosedFormUpdates(
-            self.module,
-            partial(self._encoder_means, self.adata, indices),  # a closure could not be pickled with the model
-            self._registered_dosage(self.adata, indices),
-            schedule=schedule,
-            mask_prior_prob=1 / (1 + math.exp(-effects.mask_prior_logit)),
-            embedding_prior_scale=effects.embedding_prior_scale,
-            closed_form=self.global_update == "closed_form",
-            **options,
-        )
-
-    @torch.inference_mode()
-    def _encoder_means(self, adata: AnnData, indices: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-        """Encode `indices[chosen]` with the encoder of the moment."""
-        means = []
-        for tensors in self._make_data_loader(adata=adata, indices=indices[chosen], batch_size=4096):
-            inputs = self.module._get_inference_input(self._on_device(tensors))
-            inputs.pop("size_factor"), inputs.pop("dosage")
-            means.append(self.module.encode(offset=None, **inputs).loc.cpu())
-        return torch.cat(means).numpy()
-
 
 def _identity(adata: AnnData) -> str:
     return hashlib.sha256("\n".join(adata.obs_names.astype(str)).encode()).hexdigest()[:12]
+
+
+def _n_processes(devices: int | list[int] | str, strategy: object) -> int:
+    """Processes that share the cells of an epoch."""
+    if not use_distributed_sampler(strategy):
+        return 1
+    return (
+        len(devices)
+        if isinstance(devices, list)
+        else int(devices)
+        if str(devices).isdigit()
+        else torch.cuda.device_count() or 1
+    )
 
 
 def _check_schedule(

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
 import torch
 
-from perturbia.errors import ScaleError
+from perturbia import _keys
 from perturbia.model.base._arguments import check_choice, check_positive_integer
+from perturbia.model.base._embedding import read_embedding
+from perturbia.model.mechanism._feature_prior import FeaturePrior
 from perturbia.model.mechanism._latent_shift import LatentShiftModel
-from perturbia.model.mechanism._samsvae_module import BasalEncoder, GlobalKL, GlobalUpdate, SAMSVAEModule
-from perturbia.nn.decoder import Likelihood
+from perturbia.model.mechanism._model_options import check_switches, interacting_pairs, observed_pairs, target_genes
+from perturbia.model.mechanism._samsvae_module import SAMSVAEModule
+from perturbia.perturbation.field import registered_perturbations
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from anndata import AnnData
+
+    from perturbia.model.mechanism._samsvae_module import BasalEncoder, GlobalKL, GlobalUpdate
+    from perturbia.nn.decoder import Likelihood
+    from perturbia.nn.mask_prior import MaskPriorKind
+    from perturbia.nn.treatment_design import DoseResponse
 
 __all__ = ["SAMSVAE"]
 
@@ -50,17 +60,35 @@ class SAMSVAE(LatentShiftModel):
     gene_likelihood
         ``"nb"``, ``"zinb"`` and ``"poisson"`` for counts, ``"normal"`` for any other scale.
     basal_encoder
-        ``"residual"`` (ours), or the published guides ``"correlated"`` and ``"mean_field"``; the last can not tell a
-        perturbation from a state and is kept for comparison.
+        ``"residual"`` (ours), ``"informed"``, the same with the expected shift of the cell among its inputs, or the
+        published guides ``"correlated"`` and ``"mean_field"``; the last can not tell a perturbation from a state and
+        is kept for comparison.
     global_update
-        ``"closed_form"`` (with the residual guide) or ``"gradient"``.
+        ``"closed_form"`` (with the residual or informed guide) or ``"gradient"``.
     global_kl
         ``"closed"``: the KL of masks and embeddings in closed form, once per data set; ``"plated"``: sampled, spread
         over the cells of each perturbation, as published.
     mask_prior_prob
         Prior probability :math:`\alpha` that a perturbation moves a latent.
+    mask_prior
+        ``"fixed"`` keeps `mask_prior_prob`; ``"learned"`` estimates one probability for all perturbations;
+        ``"beta"`` gives each perturbation one of its own, with a Beta prior around `mask_prior_prob`.
     embedding_prior_scale
         Prior standard deviation :math:`s_E` of a shift, in units of the basal standard deviation.
+    dose_response
+        ``"linear"``: a dose multiplies the shift; ``"power"``: its power :math:`d^{\gamma_t}` does, with one exponent
+        a perturbation (:meth:`get_dose_exponents`).
+    interactions
+        Pairs that move the cell beyond the sum of their members: ``"none"``, ``"observed"`` for every pair in the
+        data, or labels such as ``["A+B"]``. A pair without training cells keeps its prior, which is no interaction.
+    interaction_prior_prob
+        Prior probability that a pair moves a latent; sparser than that of its members.
+    target_effect
+        Let each perturbation act on its own target's expression directly, beyond its shift: `True` for perturbations
+        named after a feature, or a mapping of perturbations to features (:meth:`get_target_effects`).
+    perturbation_embedding
+        Features of perturbations, a data frame indexed by name or an array with a row for each. Perturbations
+        without training cells are then expected to do what those with like features did, in place of nothing.
     n_particles
         Draws of the latent per cell and step.
     temperature
@@ -99,41 +127,40 @@ class SAMSVAE(LatentShiftModel):
         global_update: GlobalUpdate | None = None,
         global_kl: GlobalKL = "closed",
         mask_prior_prob: float = 0.1,
+        mask_prior: MaskPriorKind = "fixed",
         embedding_prior_scale: float = 1.0,
+        dose_response: DoseResponse = "linear",
+        interactions: Sequence[str] | Literal["none", "observed"] = "none",
+        interaction_prior_prob: float = 0.01,
+        target_effect: bool | Mapping[str, str] = False,
+        perturbation_embedding: pd.DataFrame | np.ndarray | None = None,
         n_particles: int = 1,
         temperature: float = 1.0,
         seed: int = 0,
     ) -> None:
         super().__init__(adata, registry)
-        _check_switches(basal_encoder, global_update, global_kl, gene_likelihood)
+        if global_update is None and basal_encoder in {"residual", "informed"}:
+            global_update = "closed_form"
+        global_update = global_update or "gradient"
+        check_switches(locals(), scale=self.scale)
         sizes = {"n_latent": n_latent, "n_hidden": n_hidden, "n_layers": n_layers, "n_particles": n_particles}
         for name, size in sizes.items():
             check_positive_integer(name, size)
-        global_update = global_update or ("closed_form" if basal_encoder == "residual" else "gradient")
-        if global_update == "closed_form" and basal_encoder != "residual":
-            msg = f"global_update: expected 'gradient' with basal_encoder={basal_encoder!r}, got 'closed_form'."
-            raise ValueError(msg)
-        if not 0 < mask_prior_prob < 1:
-            msg = f"mask_prior_prob: expected a probability strictly between 0 and 1, got {mask_prior_prob}."
-            raise ValueError(msg)
-        for name, number in (("embedding_prior_scale", embedding_prior_scale), ("temperature", temperature)):
-            if not number > 0:
-                msg = f"{name}: expected a positive number, got {number}."
-                raise ValueError(msg)
-        if (gene_likelihood == "normal") == (self.scale == "counts"):
-            msg = f"gene_likelihood: {gene_likelihood!r} does not fit data registered with scale={self.scale!r}."
-            raise ScaleError(msg)
+        # as labels: a model that is loaded without data has to find the same pairs
+        interactions = self._read_interactions(interactions)
         self.global_update = global_update
         self.seed = seed
-        stats = self.summary_stats
+        stats, registered = self.summary_stats, registered_perturbations(self.registry)
+        self._embedding = (
+            None if perturbation_embedding is None else read_embedding(perturbation_embedding, self.perturbations)
+        )
+        options = {"control": registered["control"], "sep": registered["sep"]}
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             self.module = SAMSVAEModule(
                 n_input=stats.n_vars,
                 n_treatments=len(self.perturbations),
-                n_latent=n_latent,
-                n_hidden=n_hidden,
-                n_layers=n_layers,
+                **sizes,
                 n_batch=stats.n_batch,
                 n_cats_per_cov=self._covariate_categories(),
                 n_continuous_cov=stats.get("n_extra_continuous_covs", 0),
@@ -142,8 +169,13 @@ class SAMSVAE(LatentShiftModel):
                 global_update=global_update,
                 global_kl=global_kl,
                 mask_prior_prob=mask_prior_prob,
+                mask_prior=mask_prior,
                 embedding_prior_scale=embedding_prior_scale,
-                n_particles=n_particles,
+                dose_response=dose_response,
+                pairs=interacting_pairs(interactions, self.perturbations, **options),
+                pair_prior_prob=interaction_prior_prob,
+                target_genes=target_genes(target_effect, self.perturbations, list(self.get_var_names())),
+                conditioned=perturbation_embedding is not None,
                 temperature=temperature,
             )
         self._model_summary_string = (
@@ -188,12 +220,86 @@ class SAMSVAE(LatentShiftModel):
         effects = self.module.effects
         return self._by_treatment((effects.effect() if masked else effects.mean).detach().cpu().numpy())
 
+    def get_interactions(self, *, kind: Literal["prob", "shift"] = "shift") -> pd.DataFrame:
+        """How far each interacting pair moves each latent beyond the sum of its members.
+
+        Parameters
+        ----------
+        kind
+            ``"shift"``: posterior means, in units of the basal standard deviation; ``"prob"``: posterior probabilities
+            that the pair moves the latent.
+
+        Returns
+        -------
+        float32 data frame, pairs × latents; without rows if the model has no `interactions`.
+        """
+        self._require_trained()
+        check_choice("kind", kind, ("prob", "shift"))
+        effects, n = self.module.effects, len(self.perturbations)
+        values = effects.inclusion if kind == "prob" else effects.effect()
+        return pd.DataFrame(values[n:].detach().cpu().numpy(), index=self._pairs(), columns=self._latent_var().index)
+
+    def get_dose_exponents(self) -> pd.Series:
+        r"""Exponents :math:`\gamma_t` of the dose response of each perturbation; 1 if it is linear.
+
+        Returns
+        -------
+        float32 series over perturbations. A perturbation that was given at one dose only keeps the prior's 1.
+        """
+        self._require_trained()
+        power = self.module.design.log_power
+        values = np.ones(len(self.perturbations)) if power is None else power.detach().exp().cpu().numpy()
+        return pd.Series(values.astype(np.float32), index=self.perturbations, name="exponent")
+
+    def get_target_effects(self) -> pd.DataFrame:
+        """What each perturbation does to the expression of its own target, beyond its shift.
+
+        Returns
+        -------
+        Data frame over the perturbations that have a target among the features: ``feature``, and ``shift``, the change
+        of the decoder's output (log expression before normalisation for counts) at dose 1. Without rows if the model
+        has no `target_effect`.
+        """
+        self._require_trained()
+        own = self.module.target_shift
+        if own is None:
+            return pd.DataFrame({"feature": [], "shift": np.zeros(0, np.float32)})
+        genes = own.genes.cpu().numpy()
+        has = genes >= 0
+        features = np.asarray(self.get_var_names())[genes[has]]
+        index = pd.Index(np.asarray(self.perturbations, dtype=object)[has])
+        return pd.DataFrame({"feature": features, "shift": own.shift.detach().cpu().numpy()[has]}, index=index)
+
+    @property
+    def capabilities(self) -> frozenset:
+        """As :class:`~perturbia.model.base.VirtualCellModel`; perturbations without cells if they have features."""
+        return super().capabilities | ({"unseen_perturbation"} if self._embedding is not None else set())
+
     def _by_treatment(self, values: np.ndarray) -> pd.DataFrame:
-        return pd.DataFrame(values, index=self.perturbations, columns=self._latent_var().index)
+        n = len(self.perturbations)
+        return pd.DataFrame(values[:n], index=self.perturbations, columns=self._latent_var().index)
 
+    def _pairs(self) -> list[str]:
+        """Labels of the interacting pairs, in the order of their rows."""
+        names = np.asarray(self.perturbations, dtype=object)
+        first, second = np.divmod(self.module.design.pair_codes, len(names))
+        sep = registered_perturbations(self.registry)["sep"]
+        return [sep.join(sorted(pair)) for pair in zip(names[first], names[second], strict=True)]
 
-def _check_switches(basal_encoder: str, global_update: str | None, global_kl: str, gene_likelihood: str) -> None:
-    check_choice("basal_encoder", basal_encoder, get_args(BasalEncoder))
-    check_choice("global_update", global_update, (*get_args(GlobalUpdate), None))
-    check_choice("global_kl", global_kl, get_args(GlobalKL))
-    check_choice("gene_likelihood", gene_likelihood, get_args(Likelihood))
+    def _read_interactions(self, interactions: Sequence[str] | str) -> list[str]:
+        if not isinstance(interactions, str):
+            return [str(label) for label in interactions]
+        check_choice("interactions", interactions, ("none", "observed"))
+        if interactions == "none":
+            return []
+        if self.adata is None:
+            msg = "interactions: expected labels of pairs for a model without data, got 'observed'. Name the pairs."
+            raise ValueError(msg)
+        names, sep = self.perturbations, registered_perturbations(self.registry)["sep"]
+        pairs = observed_pairs(self.adata_manager.get_from_registry(_keys.PERTURBATION))
+        return [sep.join((names[one], names[other])) for one, other in pairs]
+
+    def _feature_prior(self) -> FeaturePrior | None:
+        if self._embedding is None:
+            return None
+        return FeaturePrior(*self._embedding, rate=self.module.effects.mask_prior.rates[0])

@@ -1,0 +1,127 @@
+"""Minibatches of a registered screen: features dense once where they fit, treatments as slots."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from scipy import sparse
+from scvi import REGISTRY_KEYS
+from scvi.data import AnnDataManager, AnnTorchDataset
+
+from perturbia import _keys
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["ScreenDataset", "ScreenManager", "treatment_slots"]
+
+#: Features of the chosen cells are made dense once if they take no more than this many bytes.
+DENSE_BYTES = 2**28
+
+
+class ScreenManager(AnnDataManager):
+    """scvi-tools' manager, whose loaders read a :class:`ScreenDataset`."""
+
+    def create_torch_dataset(
+        self,
+        indices: Sequence[int] | None = None,
+        data_and_attributes: list[str] | dict[str, Any] | None = None,
+        load_sparse_tensor: bool = False,  # noqa: FBT001, FBT002  signature of scvi-tools
+    ) -> AnnTorchDataset:
+        """Dataset of the cells `indices`, all by default."""
+        if data_and_attributes is not None or load_sparse_tensor:
+            return super().create_torch_dataset(indices, data_and_attributes, load_sparse_tensor)
+        return ScreenDataset(self, indices)
+
+
+class ScreenDataset(AnnTorchDataset):
+    """Some cells of registered data, one minibatch a call.
+
+    Rows of a sparse matrix are costly to cut out one batch at a time: the features of the chosen cells become a dense
+    tensor once where :data:`DENSE_BYTES` allow it, and are read batch by batch where not, or from a file. Everything
+    but the features is small, and held.
+
+    Parameters
+    ----------
+    manager
+        Manager of registered data.
+    indices
+        Positions of the chosen cells.
+    """
+
+    def __init__(self, manager: AnnDataManager, indices: Sequence[int] | None = None) -> None:
+        super().__init__(manager)
+        n_obs = manager.adata.shape[0]
+        self.indices = np.arange(n_obs) if indices is None else np.asarray(indices)
+        if self.indices.dtype == bool:
+            self.indices = np.flatnonzero(self.indices)
+        self._held = self._hold()
+        self._features = self._dense_features()
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, indexes: int | list[int] | slice) -> dict[str, torch.Tensor]:
+        """Tensors of the cells at positions `indexes` among the chosen ones, in the order asked for."""
+        chosen = torch.as_tensor([indexes] if isinstance(indexes, int) else np.r_[indexes], dtype=torch.int64)
+        tensors = {key: value.index_select(0, chosen) for key, value in self._held.items()}
+        if self._features is not None:
+            tensors[REGISTRY_KEYS.X_KEY] = self._features.index_select(0, chosen)
+        elif REGISTRY_KEYS.X_KEY in self.keys_and_dtypes:
+            tensors[REGISTRY_KEYS.X_KEY] = self._read_features(self.indices[chosen.numpy()])
+        return tensors
+
+    def _hold(self) -> dict[str, torch.Tensor]:
+        """All but the features of the chosen cells."""
+        held: dict[str, torch.Tensor] = {}
+        for key, dtype in self.keys_and_dtypes.items():
+            values = self.data[key]
+            if key == REGISTRY_KEYS.X_KEY or isinstance(values, str):
+                continue
+            if key == _keys.PERTURBATION:
+                index, dose = treatment_slots(values[self.indices])
+                held |= {_keys.TREATMENT_INDEX: torch.from_numpy(index), _keys.TREATMENT_DOSE: torch.from_numpy(dose)}
+                continue
+            rows = values.iloc[self.indices].to_numpy() if hasattr(values, "iloc") else values[self.indices]
+            rows = rows.toarray() if sparse.issparse(rows) else np.asarray(rows)
+            held[key] = torch.from_numpy(np.ascontiguousarray(rows.astype(dtype, copy=False)))
+        return held
+
+    def _dense_features(self) -> torch.Tensor | None:
+        values = self.data.get(REGISTRY_KEYS.X_KEY)
+        if values is None or self.adata_manager.adata.isbacked:
+            return None
+        if len(self.indices) * values.shape[1] * 4 > DENSE_BYTES:
+            return None
+        return self._read_features(self.indices)
+
+    def _read_features(self, positions: np.ndarray) -> torch.Tensor:
+        """Features of cells in any order; files are read in rising positions."""
+        values = self.data[REGISTRY_KEYS.X_KEY]
+        if self.adata_manager.adata.isbacked:
+            rising, place = np.unique(positions, return_inverse=True)
+            rows = values[rising]
+            rows = (rows.toarray() if sparse.issparse(rows) else np.asarray(rows))[place]
+        else:
+            rows = values[positions]
+            rows = rows.toarray() if sparse.issparse(rows) else np.asarray(rows)
+        return torch.from_numpy(np.ascontiguousarray(rows.astype(np.float32, copy=False)))
+
+
+def treatment_slots(dosage: sparse.csr_matrix) -> tuple[np.ndarray, np.ndarray]:
+    """Columns and doses of each row of a dosage matrix, as slots.
+
+    Returns
+    -------
+    int64 and float32 arrays `(n_rows, most entries of a row, at least 1)`; unused slots hold column 0 and dose 0.
+    """
+    dosage = sparse.csr_matrix(dosage)
+    counts = np.diff(dosage.indptr)
+    n_slots = max(1, int(counts.max(initial=0)))
+    index, dose = np.zeros((len(counts), n_slots), np.int64), np.zeros((len(counts), n_slots), np.float32)
+    row = np.repeat(np.arange(len(counts)), counts)
+    slot = np.arange(len(dosage.data)) - np.repeat(dosage.indptr[:-1], counts)
+    index[row, slot], dose[row, slot] = dosage.indices, dosage.data
+    return index, dose
