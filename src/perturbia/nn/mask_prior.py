@@ -81,7 +81,11 @@ class MaskPrior(nn.Module):
 
     @torch.no_grad()
     def update(self, inclusion: torch.Tensor, seen: torch.Tensor) -> None:
-        """Move the rates to their optimum given inclusion probabilities `(n_rows, L)` of the rows `seen` `(n_rows,)`."""
+        """Move the rates to their optimum given inclusion probabilities `(n_rows, L)`.
+
+        `seen`, bool `(n_rows,)`, says which rows have cells; others keep, or return to, their prior. Positions in its
+        place move the rates of these rows of ``"beta"`` alone.
+        """
         if self.kind == "learned":
             rates = torch.tensor(self.rates, device=inclusion.device)
             for rate in sorted(set(self.rates)):
@@ -92,16 +96,18 @@ class MaskPrior(nn.Module):
                 self.log_open[rows] = torch.log(open_ / all_).to(self.log_open)
                 self.log_closed[rows] = torch.log1p(-open_ / all_).to(self.log_closed)
         elif self.kind == "beta":
-            among = torch.where(seen[:, None], inclusion, 0.0)
-            closed = torch.where(seen[:, None], 1 - inclusion, 0.0)
-            self.counts.copy_(self._prior_counts() + torch.stack([among.sum(1), closed.sum(1)], 1).to(self.counts))
-            self._read_counts()
+            rows = torch.arange(len(inclusion), device=seen.device) if seen.dtype == torch.bool else seen
+            has_cells = seen[:, None] if seen.dtype == torch.bool else torch.ones_like(inclusion[seen]).bool()
+            open_ = torch.where(has_cells, inclusion[rows], 0.0).sum(1)
+            closed = torch.where(has_cells, 1 - inclusion[rows], 0.0).sum(1)
+            self.counts[rows] = self._prior_counts()[rows] + torch.stack([open_, closed], 1).to(self.counts)
+            self._read_counts(rows)
 
     @torch.no_grad()
-    def assign(self, rates: torch.Tensor) -> None:
-        """Set fixed rates, `(n_rows, n_columns)`, in (0, 1)."""
-        self.log_open.copy_(torch.log(rates))
-        self.log_closed.copy_(torch.log1p(-rates))
+    def assign(self, rates: torch.Tensor, *, rows: torch.Tensor | slice = slice(None)) -> None:
+        """Set fixed rates, `(n_rows, n_columns)`, in (0, 1), or those of `rows`."""
+        self.log_open[rows] = torch.log(rates[rows])
+        self.log_closed[rows] = torch.log1p(-rates[rows])
 
     def kl(self) -> torch.Tensor:
         """KL of the posterior of the rates to their prior, summed; zero unless ``"beta"``."""
@@ -115,11 +121,11 @@ class MaskPrior(nn.Module):
         rate = torch.tensor(self.rates, device=self.counts.device)
         return self.concentration * torch.stack([rate, 1 - rate], 1)
 
-    def _read_counts(self) -> None:
-        counts = self.counts.double()
+    def _read_counts(self, rows: torch.Tensor | slice = slice(None)) -> None:
+        counts = self.counts[rows].double()
         expected = torch.digamma(counts) - torch.digamma(counts.sum(1, keepdim=True))
-        self.log_open.copy_(expected[:, :1])
-        self.log_closed.copy_(expected[:, 1:])
+        self.log_open[rows] = expected[:, :1].to(self.log_open)
+        self.log_closed[rows] = expected[:, 1:].to(self.log_closed)
 
     def extra_repr(self) -> str:
         """Kind and rates, for the representation of the module."""

@@ -160,17 +160,24 @@ class MaskedEffects(nn.Module):
         return log_mask + (mask * log_slab if self.slab == "conditional" else log_slab)
 
     @torch.no_grad()
-    def assign(self, inclusion: torch.Tensor, mean: torch.Tensor, sd: torch.Tensor) -> None:
-        """Overwrite the posterior; all arguments have shape `(T, L)`."""
-        self.mask_logit.copy_(torch.logit(inclusion.to(self.mask_logit), eps=1e-6))
-        self.mean.copy_(mean.to(self.mean))
-        self.log_sd.copy_(torch.log(sd.to(self.log_sd)))
+    def assign(
+        self,
+        inclusion: torch.Tensor,
+        mean: torch.Tensor,
+        sd: torch.Tensor,
+        *,
+        rows: torch.Tensor | slice = slice(None),
+    ) -> None:
+        """Overwrite the posterior, or that of the treatments `rows`; all arguments have shape `(T, L)`."""
+        self.mask_logit[rows] = torch.logit(inclusion.to(self.mask_logit), eps=1e-6)[rows]
+        self.mean[rows] = mean.to(self.mean)[rows]
+        self.log_sd[rows] = torch.log(sd.to(self.log_sd))[rows]
 
     @torch.no_grad()
-    def condition(self, rates: torch.Tensor, means: torch.Tensor) -> None:
-        """Set prior rates of masks and prior means of embeddings, both `(T, L)`; needs `per_latent`."""
-        self.mask_prior.assign(rates.to(self.mask_logit))
-        self.prior_mean.copy_(means.to(self.mean))
+    def condition(self, rates: torch.Tensor, means: torch.Tensor, *, rows: torch.Tensor | slice = slice(None)) -> None:
+        """Set prior rates of masks and prior means of embeddings, both `(T, L)`, of `rows`; needs `per_latent`."""
+        self.mask_prior.assign(rates.to(self.mask_logit), rows=rows)
+        self.prior_mean[rows] = means.to(self.mean)[rows]
 
     @torch.no_grad()
     def reset_to_prior(self, rows: torch.Tensor) -> None:

@@ -115,6 +115,21 @@ class ClosedFormUpdates(pl.Callback):
             if n_rounds > 1:
                 self._update_prior()
 
+    def finish_rows(self, rows: np.ndarray, *, n_sweeps: int = 20) -> None:
+        """The same for some rows alone, beside others that stay as they are; the cells are those that call them."""
+        effects = self.module.effects
+        chosen = torch.from_numpy(rows).to(effects.mean.device)
+        if self.feature_prior is not None:
+            self._condition(rows)
+        blocks = [block for block in (np.intersect1d(block, rows) for block in self.blocks) if len(block)]
+        cross = self.cells.exact(self.design)
+        for _ in range(1 if effects.mask_prior.kind == "fixed" else 10):
+            posterior = self._optimum(self._posterior(), cross, n_sweeps=n_sweeps, blocks=blocks)
+            arrays = (posterior.inclusion, posterior.mean, posterior.sd)
+            effects.assign(*(torch.from_numpy(array) for array in arrays), rows=chosen)
+            if effects.mask_prior.kind == "beta":
+                effects.mask_prior.update(effects.inclusion.detach(), chosen)
+
     def restart(self) -> None:
         """Masks, embeddings and basis anew for networks that they were not made for."""
         self._refresh_design()
@@ -139,14 +154,18 @@ class ClosedFormUpdates(pl.Callback):
         """Move prior rates, and what features say, to their optimum given the masks."""
         effects, n_treated = self.module.effects, self.gram.diagonal()
         if self.feature_prior is not None:
-            rates, means = self.feature_prior.fit(self._posterior(), n_treated)
-            known = np.flatnonzero(self.feature_prior.known)
-            all_rates = effects.mask_prior.log_open.exp().double().cpu().numpy()
-            all_means = effects.prior_mean.double().cpu().numpy()
-            all_rates[known], all_means[known] = rates[known], means[known]
-            effects.condition(torch.from_numpy(all_rates), torch.from_numpy(all_means))
+            self._condition(np.flatnonzero(self.feature_prior.known))
         seen = torch.from_numpy(n_treated > 0).to(effects.mask_logit.device)
         effects.mask_prior.update(effects.inclusion.detach(), seen)
+
+    def _condition(self, rows: np.ndarray) -> None:
+        """Set the priors of `rows` to what features say of them."""
+        effects, prior = self.module.effects, self.feature_prior
+        if prior is None:
+            return
+        known = np.intersect1d(rows, np.flatnonzero(prior.known))
+        rates, means = prior.fit(self._posterior(), self.module.n_treated.cpu().numpy())
+        effects.condition(torch.from_numpy(rates), torch.from_numpy(means), rows=torch.from_numpy(known))
 
     def _finish_with_spike(self, cross: np.ndarray, n_rounds: int = 40) -> None:
         """Alternate updates with estimates of the width of the spike."""
@@ -167,8 +186,7 @@ class ClosedFormUpdates(pl.Callback):
             prior_inclusion=0.5 if early else self._prior_rates(),
             slab_sd=effects.embedding_prior_scale,
             slab_mean=effects.prior_mean.double().cpu().numpy(),
-            blocks=self.blocks,
-            **options,
+            **{"blocks": self.blocks, **options},
         )
 
     def _prior_rates(self) -> np.ndarray:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from perturbia.model.mechanism._feature_prior import FeaturePrior
 
-__all__ = ["MechanismTraining"]
+__all__ = ["MechanismTraining", "identity_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -185,25 +185,59 @@ class MechanismTraining(UnsupervisedTrainingMixin):
         callbacks += [BestNetworks(self.module, updates)] if keep == "best" else []
         callbacks.append(updates)
         trainer_kwargs.setdefault("check_val_every_n_epoch", max(1, max_epochs // 20) if source.validates else None)
-        with _quiet_third_parties(), torch.random.fork_rng():
-            # processes of a distributed training draw noise of their own
-            torch.manual_seed(self.seed + int(os.environ.get("LOCAL_RANK", "0")))
-            super().train(
-                max_epochs=max_epochs,
-                accelerator=accelerator,
-                devices=devices,
-                batch_size=batch_size,
-                datasplitter_kwargs={**source.splitter_options, **(datasplitter_kwargs or {})},
-                datamodule=datamodule,
-                plan_kwargs={"n_steps": n_steps, **(plan_kwargs or {})},
-                callbacks=callbacks,
-                max_steps=n_steps,
-                **trainer_kwargs,
-            )
-        self.trained_on_ = None if self.adata is None else _identity(self.adata)
+        self._fit(
+            max_epochs=max_epochs,
+            max_steps=n_steps,
+            accelerator=accelerator,
+            devices=devices,
+            batch_size=batch_size,
+            splits=source.splits,
+            datasplitter_kwargs=datasplitter_kwargs,
+            datamodule=datamodule,
+            plan_kwargs={"n_steps": n_steps, **(plan_kwargs or {})},
+            callbacks=callbacks,
+            **trainer_kwargs,
+        )
+        self.trained_on_ = None if self.adata is None else identity_of(self.adata)
         if self.global_update == "gradient":
             # no gradient has ever reached them: the prior is what we know
             self.module.effects.reset_to_prior(self.module.n_treated == 0)
+
+    def _fit(self, *, splits: list[np.ndarray] | None, datasplitter_kwargs: dict | None = None, **options: Any) -> None:
+        """scvi-tools' training, seeded and without notices that our users can do nothing about."""
+        options["datasplitter_kwargs"] = dict(datasplitter_kwargs or {})
+        if splits is not None:
+            # scvi-tools wants every cell in some part: those that a split leaves out stand among the test cells for it
+            left_out = np.setdiff1d(np.arange(self.adata.n_obs), np.concatenate(splits[:2]))
+            options["datasplitter_kwargs"]["external_indexing"] = [*splits[:2], left_out]
+        with _quiet_third_parties(), torch.random.fork_rng():
+            # processes of a distributed training draw noise of their own
+            torch.manual_seed(self.seed + int(os.environ.get("LOCAL_RANK", "0")))
+            super().train(**options)
+        if splits is not None:
+            self.test_indices = splits[2]
+
+    def _train_steps(
+        self,
+        splits: list[np.ndarray],
+        *,
+        max_steps: int,
+        batch_size: int = 256,
+        plan_kwargs: dict | None = None,
+        **trainer: Any,
+    ) -> None:
+        """Optimiser steps on some cells, without any update between them."""
+        n_batches = math.ceil(len(splits[0]) / batch_size)
+        self.module.train()
+        self._fit(
+            max_epochs=math.ceil(max_steps / n_batches),
+            max_steps=max_steps,
+            batch_size=batch_size,
+            splits=[splits[0], np.array([], dtype=int), np.array([], dtype=int)],
+            plan_kwargs={"n_steps": max_steps, **(plan_kwargs or {})},
+            check_val_every_n_epoch=None,
+            **trainer,
+        )
 
     def _feature_prior(self) -> FeaturePrior | None:
         """What features of treatments say of their effects; None for models without."""
@@ -223,12 +257,13 @@ class MechanismTraining(UnsupervisedTrainingMixin):
 
     def _training_cells(self) -> np.ndarray | None:
         """Positions of the training cells; None if the data of the model are not those it was trained on."""
-        if self.adata is None or self.train_indices is None or self.trained_on_ != _identity(self.adata):
+        if self.adata is None or self.train_indices is None or self.trained_on_ != identity_of(self.adata):
             return None
         return np.sort(np.asarray(self.train_indices))
 
 
-def _identity(adata: AnnData) -> str:
+def identity_of(adata: AnnData) -> str:
+    """Identity of data by the names of their cells."""
     return hashlib.sha256("\n".join(adata.obs_names.astype(str)).encode()).hexdigest()[:12]
 
 

@@ -45,7 +45,7 @@ class SplitCells:
         self.model, self.indices = model, splits[0]
         self.validates = len(splits[1]) > 0
         self.n_batches = math.ceil(math.ceil(len(splits[0]) / n_processes) / batch_size)
-        self.splitter_options: dict[str, Any] = {"external_indexing": splits}
+        self.splits = splits
 
     def batches(self) -> Iterable[dict[str, torch.Tensor]]:
         """One pass, in order."""

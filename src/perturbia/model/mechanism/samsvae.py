@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
 import torch
 
 from perturbia import _keys
+from perturbia.errors import UnsupportedQuery
 from perturbia.model.base._arguments import check_choice, check_positive_integer
 from perturbia.model.base._embedding import read_embedding
+from perturbia.model.mechanism._extension import extend, fit_new_rows, known_rows
 from perturbia.model.mechanism._feature_prior import FeaturePrior
 from perturbia.model.mechanism._latent_shift import LatentShiftModel
 from perturbia.model.mechanism._model_options import check_switches, interacting_pairs, observed_pairs, target_genes
 from perturbia.model.mechanism._samsvae_module import SAMSVAEModule
+from perturbia.model.mechanism._training import identity_of
 from perturbia.perturbation.field import registered_perturbations
 
 if TYPE_CHECKING:
@@ -269,6 +272,76 @@ class SAMSVAE(LatentShiftModel):
         features = np.asarray(self.get_var_names())[genes[has]]
         index = pd.Index(np.asarray(self.perturbations, dtype=object)[has])
         return pd.DataFrame({"feature": features, "shift": own.shift.detach().cpu().numpy()[has]}, index=index)
+
+    def extend_treatments(
+        self,
+        adata: AnnData,
+        *,
+        split_key: str | None = _keys.OBS_SPLIT,
+        perturbation_embedding: pd.DataFrame | np.ndarray | None = None,
+        max_steps: int = 500,
+        **trainer_kwargs: Any,
+    ) -> SAMSVAE:
+        """Add perturbations that the model has not seen, from cells of them, without training the networks again.
+
+        Networks, and everything that the model knows of its perturbations, stay as they are, bit by bit; masks,
+        embeddings, exponents and target effects of the new perturbations are fitted to their cells.
+
+        Parameters
+        ----------
+        adata
+            Cells of the new perturbations, with the columns and features that were registered. It may hold cells of
+            known perturbations besides, and should hold controls: effects are measured on them. Gains the columns of
+            :meth:`setup_anndata`.
+        split_key
+            Column of `obs` that marks the cells to learn from as ``train``; used if it exists, ``None`` ignores it.
+        perturbation_embedding
+            Features of all perturbations, known and new, for a model that has some.
+        max_steps
+            Optimiser steps for what gradients move: everything under ``global_update="gradient"``, else exponents and
+            target effects. Masks and embeddings in closed form need none.
+        **trainer_kwargs
+            Arguments of :class:`scvi.train.Trainer`.
+
+        Returns
+        -------
+        A new, trained model of `adata`, its new perturbations behind the known ones.
+
+        Raises
+        ------
+        UnsupportedQuery
+            If no perturbation of `adata` is new, or a batch or covariate was not registered.
+        NotTrainedError, FeatureMismatch, LabelError, ScaleError, SplitError
+            As for other data that are shown to a model.
+
+        Examples
+        --------
+        >>> import perturbia as pb
+        >>> adata = pb.datasets.simulate_screen(n_perturbations=4, n_combinations=0, n_genes=30, n_latent=2)
+        >>> known = adata[adata.obs["perturbation"] != "P04"].copy()
+        >>> pb.model.SAMSVAE.setup_anndata(known, perturbation_key="perturbation")
+        >>> model = pb.model.SAMSVAE(known, n_latent=5)
+        >>> model.train(max_steps=20, enable_progress_bar=False)
+        >>> later = adata[adata.obs["perturbation"].isin(["P04", "control"])].copy()
+        >>> model.extend_treatments(later).perturbations
+        ['P01', 'P02', 'P03', 'P04']
+        """
+        self._require_trained()
+        check_positive_integer("max_steps", max_steps)
+        changed = {} if perturbation_embedding is None else {"perturbation_embedding": perturbation_embedding}
+        if self._embedding is not None and not changed:
+            msg = "perturbation_embedding: expected features of all perturbations, known and new, got None."
+            raise UnsupportedQuery(msg)
+        new = extend(self, adata, **changed)
+        marked = new._marked_splits(split_key)
+        nobody = np.array([], dtype=int)
+        splits = [np.arange(new.adata.n_obs), nobody, nobody] if marked is None else marked
+        fresh = np.setdiff1d(np.arange(new.module.design.n_rows), known_rows(self, new))
+        fit_new_rows(new, fresh, splits, max_steps=max_steps, **trainer_kwargs)
+        new.train_indices, new.validation_indices, new.test_indices = splits
+        new.trained_on_, new.history_, new.is_trained_ = identity_of(new.adata), self.history_, True
+        new.module.eval()
+        return new
 
     @property
     def capabilities(self) -> frozenset:
