@@ -58,9 +58,13 @@ def publish(
     packages: tuple[str, ...] = ("perturbia", "torch", "scvi-tools", "anndata"),
     note: str = "Medians over runs, lowest and highest in brackets.",
     write: bool = True,
+    script: str | None = None,
 ) -> None:
-    """Print the tables and write them where the documentation includes them, unless a part of them is missing."""
-    command = " ".join(["python", f"benchmarks/{name}.py", *sys.argv[1:]])
+    """Print the tables and write them where the documentation includes them, unless a part of them is missing.
+
+    `script` is the file that made them where it has another name than they have.
+    """
+    command = " ".join(["python", f"benchmarks/{script or name}.py", *sys.argv[1:]])
     libraries = ", ".join(f"{package} {version(package)}" for package in packages)
     head = (
         f"Made on {date.today().isoformat()} by `{command}`; Python {platform.python_version()}, {libraries}, "

@@ -28,6 +28,12 @@ def test_every_model_and_data_set_can_be_cited():
         assert keys(pb.cite(getattr(pb.model, name)))[0] == "perturbia"
     for name in ("papalexi", "norman", "tapseq", "datlinger"):
         assert len(keys(pb.cite(getattr(pb.datasets, name)))) == 2
+    for name, study in (
+        ("norman_2019", "norman2019"),
+        ("replogle_2022_k562_essential", "replogle2022"),
+        ("papalexi_2021", "papalexi2021"),
+    ):
+        assert keys(pb.cite(getattr(pb.datasets, name))) == ["perturbia", study, "peidli2024"]
 
 
 def test_entries_come_once_and_braces_balance():

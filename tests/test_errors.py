@@ -16,6 +16,7 @@ BUILT_IN = {
     "ControlError": ValueError,
     "LabelError": ValueError,
     "DoseError": ValueError,
+    "DownloadError": OSError,
     "ModalityError": KeyError,
     "NotTrainedError": RuntimeError,
     "LeakageError": ValueError,

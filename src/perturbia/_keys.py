@@ -39,3 +39,6 @@ UNS_RESULT = "perturbia"
 
 # written by simulators
 UNS_TRUTH = "truth"
+
+# written by loaders of public screens
+UNS_SOURCE = "source"

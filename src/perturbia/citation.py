@@ -144,6 +144,18 @@ _ENTRIES: dict[str, tuple[str, dict[str, str]]] = {
             "doi": "10.1126/science.aax4438",
         },
     ),
+    "replogle2022": (
+        "article",
+        {
+            "author": "Replogle, Joseph M. and others",
+            "title": "Mapping information-rich genotype-phenotype landscapes with genome-scale Perturb-seq",
+            "journal": "Cell",
+            "volume": "185",
+            "pages": "2559--2575.e28",
+            "year": "2022",
+            "doi": "10.1016/j.cell.2022.05.013",
+        },
+    ),
     "schraivogel2020": (
         "article",
         {
@@ -190,6 +202,9 @@ _SOURCES: dict[str, tuple[str, ...]] = {
     "norman": ("norman2019",),
     "tapseq": ("schraivogel2020",),
     "datlinger": ("datlinger2021",),
+    "norman_2019": ("norman2019", "peidli2024"),
+    "replogle_2022_k562_essential": ("replogle2022", "peidli2024"),
+    "papalexi_2021": ("papalexi2021", "peidli2024"),
     "edistance": ("szekely2013",),
     "etest": ("szekely2013", "peidli2024"),
     "scanpy": ("wolf2018",),

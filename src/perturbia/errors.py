@@ -1,6 +1,6 @@
 """The exceptions of Perturbia: one tree, so that `except perturbia.errors.PerturbiaError` catches them all.
 
-Each class also derives from the built-in exception a Python user expects (`ValueError`, `KeyError`, `RuntimeError`).
+Each class also derives from the built-in exception a Python user expects (`ValueError`, `KeyError`, `OSError`, `RuntimeError`).
 A message reads "<argument>: expected <what>, got <value>. <how to fix>."
 """
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ControlError",
     "DoseError",
+    "DownloadError",
     "ExtrapolationWarning",
     "FeatureMismatch",
     "LabelError",
@@ -107,6 +108,10 @@ class LabelError(PerturbiaError, ValueError):
 
 class DoseError(PerturbiaError, ValueError):
     """A dose that is missing, zero, negative, not finite, or does not line up with its label."""
+
+
+class DownloadError(PerturbiaError, OSError):
+    """A file that could not be fetched, or arrived as something else than what was published."""
 
 
 class ModalityError(_PlainKeyError):

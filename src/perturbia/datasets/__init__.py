@@ -1,4 +1,4 @@
-"""Real screens that come with the package, and simulated screens with known truth."""
+"""Real screens in the package or fetched from where they were published, and simulated screens with known truth."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
     __name__,
     submod_attrs={
         "bundled_screens": ["datlinger", "norman", "papalexi", "tapseq"],
+        "public_screens": ["norman_2019", "papalexi_2021", "replogle_2022_k562_essential"],
         "screen_simulator": ["simulate_screen"],
     },
 )
