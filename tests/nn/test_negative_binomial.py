@@ -9,24 +9,32 @@ from scvi.distributions import NegativeBinomial
 from perturbia.nn import negative_binomial_log_prob
 
 
-def draw(shape: tuple[int, ...], n_features: int, *, seed: int = 0, dtype: torch.dtype = torch.float64) -> tuple:
+# most entries above zero, few, and none: sparse counts are summed by another path
+RATES = (3.0, 0.2, 0.0)
+
+
+def draw(
+    shape: tuple[int, ...], n_features: int, *, seed: int = 0, dtype: torch.dtype = torch.float64, rate: float = 3.0
+) -> tuple:
     generator = torch.Generator().manual_seed(seed)
-    x = torch.poisson(3 * torch.rand(shape[-2:], generator=generator, dtype=dtype), generator=generator)
+    x = torch.poisson(rate * torch.rand(shape[-2:], generator=generator, dtype=dtype), generator=generator)
     mu = torch.rand(shape, generator=generator, dtype=dtype) * 5 + 0.05
     theta = torch.rand(n_features, generator=generator, dtype=dtype) * 4 + 0.2
     return x, mu, theta
 
 
-def test_value_is_that_of_scipy_and_scvi() -> None:
-    x, mu, theta = draw((7, 4), 4)
+@pytest.mark.parametrize("rate", RATES)
+def test_value_is_that_of_scipy_and_scvi(rate: float) -> None:
+    x, mu, theta = draw((7, 4), 4, rate=rate)
     value = negative_binomial_log_prob(x, mu, theta)
     n, p = theta.numpy(), (theta / (theta + mu)).numpy()
     np.testing.assert_allclose(value, scipy.stats.nbinom.logpmf(x.numpy(), n, p), rtol=1e-10)
     np.testing.assert_allclose(value, NegativeBinomial(mu=mu, theta=theta).log_prob(x), rtol=1e-6)
 
 
-def test_gradient_is_that_of_autograd() -> None:
-    x, mu, theta = draw((3, 7, 4), 4)
+@pytest.mark.parametrize("rate", RATES)
+def test_gradient_is_that_of_autograd(rate: float) -> None:
+    x, mu, theta = draw((3, 7, 4), 4, rate=rate)
     weight = torch.randn(3, 7, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     grads = []
     for log_prob in (negative_binomial_log_prob, lambda x, m, t: NegativeBinomial(mu=m, theta=t).log_prob(x)):

@@ -7,16 +7,35 @@ import torch
 __all__ = ["negative_binomial_log_prob"]
 
 
+#: Counts are worth picking out if no larger share of them is above zero.
+_SPARSE_SHARE = 0.3
+
+
+def _count_terms(x: torch.Tensor, theta: torch.Tensor, log_gamma: torch.Tensor) -> torch.Tensor:
+    """What depends on counts and dispersions alone, and so serves all leading axes of the means."""
+    return torch.lgamma(x + theta) - log_gamma - torch.lgamma(x + 1)
+
+
 class _NegativeBinomialLogProb(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: torch.Tensor, mu: torch.Tensor, theta: torch.Tensor, stride: int) -> torch.Tensor:
         total = mu + theta
         log_total = torch.log(total)
         log_theta = torch.log(theta)
-        ctx.save_for_backward(x, mu, theta, total, log_total, log_theta)
+        ctx.save_for_backward(x.expand_as(mu), mu, theta, total, log_total, log_theta)
         ctx.stride = stride
-        gammas = torch.lgamma(x + theta) - torch.lgamma(theta) - torch.lgamma(x + 1)
-        return gammas + theta * log_theta + torch.xlogy(x, mu) - (x + theta) * log_total
+        if int(torch.count_nonzero(x)) > _SPARSE_SHARE * x.numel():
+            terms = _count_terms(x, theta, torch.lgamma(theta)) + theta * log_theta
+            return terms + torch.xlogy(x, mu) - (x + theta) * log_total
+        out = theta * (log_theta - log_total)
+        counted = x.reshape(-1).nonzero()[:, 0]
+        # where nothing was counted that is all
+        some, feature = x.reshape(-1)[counted], counted % x.shape[-1]
+        flat = (*mu.shape[: mu.ndim - x.ndim], -1)
+        logs = torch.log(mu.reshape(flat)[..., counted]) - log_total.reshape(flat)[..., counted]
+        terms = _count_terms(some, theta[feature], torch.lgamma(theta)[feature])
+        out.view(flat)[..., counted] += terms + some * logs
+        return out
 
     @staticmethod
     def backward(ctx, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
@@ -63,4 +82,4 @@ def negative_binomial_log_prob(
     >>> round(negative_binomial_log_prob(x, mu, torch.tensor([1.0])).item(), 3)
     -2.315
     """
-    return _NegativeBinomialLogProb.apply(x.expand_as(mu), mu, theta, stride)
+    return _NegativeBinomialLogProb.apply(x, mu, theta, stride)

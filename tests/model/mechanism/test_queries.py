@@ -168,7 +168,10 @@ def test_bad_questions(trained: pb.model.SAMSVAE, ask: Callable, match: str) -> 
 @pytest.mark.parametrize(
     ("init", "match"),
     [
-        ({"basal_encoder": "resid"}, "basal_encoder: expected one of 'residual', 'informed', 'correlated', 'mean_field'"),
+        (
+            {"basal_encoder": "resid"},
+            "basal_encoder: expected one of 'residual', 'informed', 'correlated', 'mean_field'",
+        ),
         ({"gene_likelihood": "NB"}, "gene_likelihood: expected one of"),
         ({"global_kl": "plate"}, "global_kl: expected one of 'closed', 'plated'"),
         ({"global_update": "closed"}, "global_update: expected one of"),

@@ -294,9 +294,7 @@ def test_encodings_are_remembered_and_turned() -> None:
             pass
 
     cells = RememberedCells(encode, max_cells=3)
-    updates = ClosedFormUpdates(
-        Module(), cells, sparse.csr_matrix(np.eye(2)[[0, 1] * 5]), schedule=UpdateSchedule(10)
-    )
+    updates = ClosedFormUpdates(Module(), cells, sparse.csr_matrix(np.eye(2)[[0, 1] * 5]), schedule=UpdateSchedule(10))
     updates.update()
     updates.update()
     np.testing.assert_array_equal(asked[0], np.arange(10))

@@ -71,7 +71,7 @@ class ModuleCells:
         Source of minibatches.
     """
 
-    splitter_options: dict[str, Any] = {}
+    splits: list[np.ndarray] | None = None
 
     def __init__(self, model: MechanismTraining, datamodule: pl.LightningDataModule) -> None:
         if model.adata is not None:
