@@ -8,7 +8,6 @@ from scvi.distributions import NegativeBinomial
 
 from perturbia.nn import negative_binomial_log_prob
 
-
 # most entries above zero, few, and none: sparse counts are summed by another path
 RATES = (3.0, 0.2, 0.0)
 
