@@ -1,7 +1,7 @@
 """Cells per CPU-second of training and encoding beside scVI, cost against the number of treatments, and memory of queries.
 
 scVI and SAMS-VAE have the same widths, latent dimensions, likelihood, batches and genes, and take turns in one process on
-one thread. Run with `python benchmarks/train_throughput.py [--repeats 5] [--quick]`.
+one thread. Run with `python benchmarks/train_throughput.py [--repeats 3] [--quick]`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,9 +83,9 @@ def beside_scvi(repeats: int, epochs: int, batch_sizes: tuple[int, ...]) -> tupl
             options = {"max_epochs": epochs, "batch_size": batch_size, **QUIET}
             for model in models.values():
                 model.train(**{**options, "max_epochs": 1})
-            training = in_turns({k: (lambda m=m: m.train(**options)) for k, m in models.items()}, repeats)
+            training = in_turns({k: partial(m.train, **options) for k, m in models.items()}, repeats)
             encoding = in_turns(
-                {k: (lambda m=m: m.get_latent_representation(batch_size=batch_size)) for k, m in models.items()},
+                {k: partial(m.get_latent_representation, batch_size=batch_size) for k, m in models.items()},
                 repeats,
             )
             for task, seconds, cells in (
@@ -214,14 +215,14 @@ def memory_of_queries() -> pd.DataFrame:
 def main() -> None:
     """Measure and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="one repetition of little, to see that it runs")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
     repeats = 1 if arguments.quick else arguments.repeats
-    table, lines = beside_scvi(repeats, 1 if arguments.quick else 5, (128,) if arguments.quick else (128, 256, 512))
+    table, lines = beside_scvi(repeats, 2 if arguments.quick else 20, (128,) if arguments.quick else (128, 512))
     parts = [
         "**Training and encoding, 3,000 cells, 500 genes, 20 latents, 128 hidden units**",
         to_markdown(table),

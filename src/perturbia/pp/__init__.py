@@ -9,5 +9,6 @@ __getattr__, __dir__, __all__ = _lazy.attach(
     submod_attrs={
         "encode": ["encode_perturbations"],
         "export": ["to_cell_eval", "to_cpa", "to_gears", "to_scperturb"],
+        "screen_files": ["ScreenFiles", "open_files"],
     },
 )

@@ -69,8 +69,9 @@ def check_features(adata: AnnData, layer: str | None, scale: Scale) -> None:
     if scale not in get_args(Scale):
         msg = f"scale: expected one of {', '.join(get_args(Scale))}, got {scale!r}."
         raise ScaleError(msg)
-    if layer is not None and layer not in adata.layers:
-        msg = f"layer: expected one of {sorted(adata.layers)} or None for X, got {layer!r}."
+    # of several files together, layers know their keys and no more
+    if layer is not None and layer not in adata.layers.keys():  # noqa: SIM118
+        msg = f"layer: expected one of {sorted(adata.layers.keys())} or None for X, got {layer!r}."
         raise KeyError(msg)
     where = "X" if layer is None else f"layers[{layer!r}]"
     matrix = adata.X if layer is None else adata.layers[layer]
@@ -78,7 +79,7 @@ def check_features(adata: AnnData, layer: str | None, scale: Scale) -> None:
         msg = f"layer: expected a matrix in {where}, found none. Name the layer that holds the features."
         raise ScaleError(msg)
     n_empty = 0
-    for block in _blocks(matrix):
+    for block in _blocks(matrix, n_rows=adata.n_obs, whole=not adata.isbacked):
         values = block.data if sparse.issparse(block) else block
         if values.size and not np.isfinite(values).all():
             msg = f"{where}: expected finite numbers, found NaN or infinity. Remove or impute these cells or genes."
@@ -104,12 +105,12 @@ def check_features(adata: AnnData, layer: str | None, scale: Scale) -> None:
 _HOW = "Pass the layer with raw counts, as in layer='counts', or declare another scale."
 
 
-def _blocks(matrix: Any) -> Iterator[Any]:
-    """Blocks of rows; a matrix in memory comes whole, a backed one in pieces."""
-    if sparse.issparse(matrix):
+def _blocks(matrix: Any, *, n_rows: int, whole: bool) -> Iterator[Any]:
+    """Blocks of rows; a sparse matrix in memory comes whole, a backed one in pieces."""
+    if whole and sparse.issparse(matrix):
         yield matrix
         return
-    for start in range(0, matrix.shape[0], _CHUNK):
+    for start in range(0, n_rows, _CHUNK):
         block = matrix[start : start + _CHUNK]
         yield block if sparse.issparse(block) else np.asarray(block)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from perturbia.model.mechanism._encoded_cells import EncodedCells, RememberedCells, RunningCells, Statistics
 
@@ -82,10 +83,7 @@ class ModuleCells:
         self.model, self.datamodule = model, datamodule
         datamodule.setup("fit")
         self.n_batches = sum(1 for _ in self.batches())
-        try:
-            self.validates = datamodule.val_dataloader() is not None
-        except (AttributeError, NotImplementedError):
-            self.validates = False
+        self.validates = is_overridden("val_dataloader", datamodule) and datamodule.val_dataloader() is not None
 
     def batches(self) -> Iterable[dict[str, torch.Tensor]]:
         """One pass, in the order of the data module."""
