@@ -45,7 +45,9 @@ class ScreenFiles(CollectionAdapter):
 
     def __repr__(self) -> str:
         n_files = len(self.collection.adatas)
-        return f"ScreenFiles of {n_files} files: {self.n_obs} cells × {self.n_vars} features, obs {list(self.obs.columns)}"
+        return (
+            f"ScreenFiles of {n_files} files: {self.n_obs} cells × {self.n_vars} features, obs {list(self.obs.columns)}"
+        )
 
     @property
     def X(self) -> _Rows:

@@ -138,7 +138,7 @@ class RunningCells(EncodedCells):
         return self._sums[:, :-1] * np.divide(total, weight, out=np.zeros_like(weight), where=weight > 0)
 
     def exact(self, design: sparse.csr_matrix) -> np.ndarray:
-        """Sums over one pass through the training cells."""
+        """Sums over one pass through the training cells, which every process makes."""
         total = None
         for given, means in self.encode_batches():
             if total is None:
@@ -147,7 +147,7 @@ class RunningCells(EncodedCells):
         if total is None:
             msg = "data: expected training cells, got none."
             raise ValueError(msg)
-        return _ranks.add_up(total[:, :-1].cpu().numpy())
+        return _ranks.from_first(total[:, :-1].cpu().numpy())
 
     def rotate(self, matrix: np.ndarray) -> None:
         """Turn the sums."""
