@@ -24,6 +24,13 @@ OBS_RESPONDER = "pb_responder"
 RESPONDER_VALUES = ("control", "responder", "non-responder")
 SUFFIX_PROBABILITY = "_probability"
 
+# written by minification: what scvi-tools reads, and whose latents they are
+OBSM_LATENT_MEAN = "perturbia_latent_qzm"
+OBSM_LATENT_VARIANCE = "perturbia_latent_qzv"
+OBS_OBSERVED_LIBRARY = "observed_lib_size"
+UNS_MINIFY_TYPE = "_scvi_adata_minify_type"
+UNS_MINIFIED = "perturbia_minified"
+
 # columns, layers and metadata of model results
 OBS_PERTURBATION = "pb_perturbation"
 OBS_DRAW = "pb_draw"

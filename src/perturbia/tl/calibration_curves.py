@@ -13,6 +13,7 @@ from perturbia import _keys
 from perturbia.errors import LabelError, LeakageError, SplitError, shorten
 from perturbia.metrics import coverage_curve, crps_gaussian, effect_rank_correlation, interval_coverage, mae, rmse
 from perturbia.model.base._arguments import check_choice
+from perturbia.model.base._minified import require_features
 from perturbia.model.base._positions import read_positions
 from perturbia.perturbation import dosage_labels
 from perturbia.stats import bootstrap_mean, log1p_cp10k
@@ -236,6 +237,7 @@ def _observed(
     if batch_key is not None and batch_key not in adata.obs:
         msg = f"batch_key: expected a column of adata.obs, got {batch_key!r}; columns are {list(adata.obs)[:10]}."
         raise LabelError(msg)
+    require_features(adata, "adata")
     matrix = model.get_anndata_manager(adata, required=True).get_from_registry(REGISTRY_KEYS.X_KEY)[cells]
     dosage = model._registered_dosage(adata, cells)
     labels = dosage_labels(dosage, model.perturbations).astype(str)

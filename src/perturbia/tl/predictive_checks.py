@@ -13,6 +13,7 @@ from scipy import sparse
 from perturbia import _keys
 from perturbia.errors import ControlError, LabelError, SplitError, UnsupportedQuery, shorten
 from perturbia.model.base._arguments import check_choice, check_positive_integer
+from perturbia.model.base._minified import require_features
 from perturbia.model.base._positions import read_positions
 from perturbia.perturbation import dosage_labels, unique_dosages
 from perturbia.tl._predictive_statistics import SHIPPED, StatisticSet, caveat, check_names
@@ -323,6 +324,7 @@ def _features(model: PerturbationModel, adata: AnnData, chosen: np.ndarray) -> s
     """Registered features of cells in rising order, in the type of a replicate."""
     from scvi import REGISTRY_KEYS
 
+    require_features(adata, "adata")
     matrix = model.get_anndata_manager(adata, required=True).get_from_registry(REGISTRY_KEYS.X_KEY)[chosen]
     if model.scale == "counts":
         out = sparse.csr_matrix(matrix, dtype=np.float32)

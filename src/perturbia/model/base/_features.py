@@ -9,6 +9,7 @@ import numpy as np
 from scipy import sparse
 
 from perturbia.errors import FeatureMismatch, ScaleError, shorten
+from perturbia.model.base._minified import require_features
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -63,6 +64,8 @@ def check_features(adata: AnnData, layer: str | None, scale: Scale) -> None:
     ------
     ScaleError
         If counts are negative, not whole or all zero in a cell, or any feature is not finite.
+    UnsupportedQuery
+        If the features were dropped in minification.
     KeyError
         If the layer does not exist.
     """
@@ -73,6 +76,7 @@ def check_features(adata: AnnData, layer: str | None, scale: Scale) -> None:
     if layer is not None and layer not in adata.layers.keys():  # noqa: SIM118
         msg = f"layer: expected one of {sorted(adata.layers.keys())} or None for X, got {layer!r}."
         raise KeyError(msg)
+    require_features(adata, "adata")
     where = "X" if layer is None else f"layers[{layer!r}]"
     matrix = adata.X if layer is None else adata.layers[layer]
     if matrix is None:

@@ -31,6 +31,7 @@ from perturbia.errors import (
 )
 from perturbia.model.base._covariates import check_categories, check_columns
 from perturbia.model.base._features import Scale, check_anndata, check_features, match_features
+from perturbia.model.base._minified import check_minified, lacks_features, minified_fields
 from perturbia.model.base._positions import read_positions
 from perturbia.model.base._result import representation_id
 from perturbia.model.base._screen_dataset import ScreenManager
@@ -129,7 +130,9 @@ class RegisteredModel(BaseModelClass):
             **{k: v for k, v in locals().items() if k not in {"adata", "kwargs"}}, adata=adata
         )
         check_columns(adata, setup_method_args[_SETUP_ARGS_KEY])
-        check_features(adata, layer, scale)
+        check_minified(adata, cls)
+        if not lacks_features(adata):
+            check_features(adata, layer, scale)
         perturbations = PerturbationField(
             perturbation_key, perturbation_obsm_key, dose_key=dose_key, control=control, sep=sep
         )
@@ -142,6 +145,7 @@ class RegisteredModel(BaseModelClass):
             NumericalObsField(REGISTRY_KEYS.SIZE_FACTOR_KEY, size_factor_key, required=False),
             CategoricalJointObsField(REGISTRY_KEYS.CAT_COVS_KEY, categorical_covariate_keys),
             NumericalJointObsField(REGISTRY_KEYS.CONT_COVS_KEY, continuous_covariate_keys),
+            *minified_fields(adata),
         ]
         manager = ScreenManager(fields=fields, setup_method_args=setup_method_args)
         manager.register_fields(adata, **kwargs)
@@ -255,7 +259,9 @@ class RegisteredModel(BaseModelClass):
         setup_args = self.registry[_SETUP_ARGS_KEY]
         check_columns(adata, setup_args)
         check_categories(adata, self.registry)
-        check_features(adata, setup_args.get("layer"), self.scale)
+        check_minified(adata, type(self))
+        if not lacks_features(adata):
+            check_features(adata, setup_args.get("layer"), self.scale)
         if known is not None:
             adata.uns.pop(_SCVI_UUID_KEY)  # a copy of data met before has to be registered anew
 

@@ -11,14 +11,24 @@ from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager, AnnTorchDataset
 
 from perturbia import _keys
+from perturbia.model.base._minified import lacks_features, minified_fields
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from anndata import AnnData
 
 __all__ = ["ScreenDataset", "ScreenManager", "treatment_slots"]
 
 #: Features of the chosen cells are made dense once if they take no more than this many bytes.
 DENSE_BYTES = 2**28
+
+_STORED = {
+    REGISTRY_KEYS.LATENT_QZM_KEY,
+    REGISTRY_KEYS.LATENT_QZV_KEY,
+    REGISTRY_KEYS.OBSERVED_LIB_SIZE,
+    REGISTRY_KEYS.MINIFY_TYPE_KEY,
+}
 
 
 class ScreenManager(AnnDataManager):
@@ -35,9 +45,22 @@ class ScreenManager(AnnDataManager):
             return super().create_torch_dataset(indices, data_and_attributes, load_sparse_tensor)
         return ScreenDataset(self, indices)
 
+    def transfer_fields(self, adata_target: AnnData, **kwargs: Any) -> ScreenManager:
+        """Register other data in the same way; whether they are minified may differ from the first."""
+        fields = [field for field in self.fields if field.registry_key not in _STORED]
+        manager = type(self)(
+            fields=[*fields, *minified_fields(adata_target)],
+            setup_method_args=self._get_setup_method_args(),
+            validation_checks=self.validation_checks,
+        )
+        manager.register_fields(adata_target, self._registry, **kwargs)
+        return manager
+
 
 class ScreenDataset(AnnTorchDataset):
     """Some cells of registered data, one minibatch a call.
+
+    Minified data yield what was stored of them, and no features.
 
     Rows of a sparse matrix are costly to cut out one batch at a time: the features of the chosen cells become a dense
     tensor once where :data:`DENSE_BYTES` allow it, and are read batch by batch where not, or from a file. Everything
@@ -57,6 +80,8 @@ class ScreenDataset(AnnTorchDataset):
         self.indices = np.arange(n_obs) if indices is None else np.asarray(indices)
         if self.indices.dtype == bool:
             self.indices = np.flatnonzero(self.indices)
+        # minified data have none, and their empty matrix must not pass for counts
+        self._has_features = REGISTRY_KEYS.X_KEY in self.keys_and_dtypes and not lacks_features(manager.adata)
         self._held = self._hold()
         self._features = self._dense_features()
 
@@ -69,7 +94,7 @@ class ScreenDataset(AnnTorchDataset):
         tensors = {key: value.index_select(0, chosen) for key, value in self._held.items()}
         if self._features is not None:
             tensors[REGISTRY_KEYS.X_KEY] = self._features.index_select(0, chosen)
-        elif REGISTRY_KEYS.X_KEY in self.keys_and_dtypes:
+        elif self._has_features:
             tensors[REGISTRY_KEYS.X_KEY] = self._read_features(self.indices[chosen.numpy()])
         return tensors
 
@@ -91,7 +116,7 @@ class ScreenDataset(AnnTorchDataset):
 
     def _dense_features(self) -> torch.Tensor | None:
         values = self.data.get(REGISTRY_KEYS.X_KEY)
-        if values is None or self.adata_manager.adata.isbacked:
+        if not self._has_features or values is None or self.adata_manager.adata.isbacked:
             return None
         if len(self.indices) * values.shape[1] * 4 > DENSE_BYTES:
             return None

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch.distributions import Normal
+
+from perturbia.model.mechanism._seeds import mixed_seed
 
 if TYPE_CHECKING:
     from perturbia.model.mechanism._samsvae_module import SAMSVAEModule
@@ -39,14 +40,14 @@ def iwelbo_of_batch(
     x, given = inputs["x"], module.design(inputs["given"])
     covariates = {key: inputs[key] for key in ("batch_index", "cat_covs", "cont_covs")}
     library = x.sum(-1, keepdim=True) if inputs["size_factor"] is None else inputs["size_factor"]
-    noise = torch.Generator().manual_seed(_mixed(seed, batch, 1))
+    noise = torch.Generator().manual_seed(mixed_seed(seed, batch, 1))
     total = torch.full((len(x),), -torch.inf, dtype=torch.float64, device=x.device)
     # guides that do not see the drawn offset are the same for every particle
     expected = module.effects.offset(given)[0]
     fixed = None if module.basal_encoder == "correlated" else module.encode(x, expected, **covariates)
     for start in range(0, n_particles, chunk):
         size = min(chunk, n_particles - start)
-        shared = torch.Generator().manual_seed(_mixed(seed, start, 0))
+        shared = torch.Generator().manual_seed(mixed_seed(seed, start, 0))
         mask, embedding = module.effects.sample(size, generator=shared)
         offset = given.sum_of(mask * embedding)
         guide = fixed if fixed is not None else module.encode(x, offset, **covariates)
@@ -59,8 +60,3 @@ def iwelbo_of_batch(
         weight = px.log_prob(x).sum(-1).double() + (log_prior - log_q).double()
         total = torch.logaddexp(total, torch.logsumexp(weight, 0))
     return total - torch.log(torch.tensor(float(n_particles), dtype=torch.float64))
-
-
-def _mixed(*parts: int) -> int:
-    """One seed from several numbers, without the collisions of their sum."""
-    return int(np.random.SeedSequence([part & 0xFFFFFFFF for part in parts]).generate_state(1)[0])

@@ -14,13 +14,17 @@ from scvi.model.base import VAEMixin
 
 from perturbia import _keys
 from perturbia.model.base._arguments import check_choice, check_positive_integer
+from perturbia.model.base._minified import is_minified, require_features
 from perturbia.model.base._result import stamp
 from perturbia.model.base.perturbation_model import PerturbationModel
 from perturbia.model.mechanism._ate import estimate_ate
 from perturbia.model.mechanism._basal_states import covariates_of, given_of, prior_covariates
+from perturbia.model.mechanism._expression_methods import ExpressionMethods
 from perturbia.model.mechanism._iwelbo import iwelbo_of_batch
+from perturbia.model.mechanism._minification import MinifiedMode
 from perturbia.model.mechanism._predictive_samples import replicate_cells
 from perturbia.model.mechanism._readout import predictive_moments
+from perturbia.model.mechanism._stored_latents import read_encoded
 from perturbia.model.mechanism._training import MechanismTraining
 from perturbia.nn import GivenTreatments
 
@@ -35,7 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["LatentShiftModel"]
 
 
-class LatentShiftModel(MechanismTraining, VAEMixin, PerturbationModel):
+class LatentShiftModel(ExpressionMethods, MinifiedMode, MechanismTraining, VAEMixin, PerturbationModel):
     """Base of latent-shift models; the module provides `encode`, `generative` and `effects`."""
 
     @property
@@ -130,6 +134,7 @@ class LatentShiftModel(MechanismTraining, VAEMixin, PerturbationModel):
         """
         check_positive_integer("n_particles", n_particles)
         adata, chosen = self._cells(adata, indices)
+        require_features(adata, "get_iwelbo")
         distinct, inverse = np.unique(chosen, return_inverse=True)
         loader = self._make_data_loader(adata=adata, indices=distinct, batch_size=batch_size)
         bounds = [
@@ -291,6 +296,8 @@ class LatentShiftModel(MechanismTraining, VAEMixin, PerturbationModel):
         check_positive_integer("n_samples", n_samples)
         check_choice("basal", basal, ("posterior", "prior"))
         adata, chosen = self._cells(adata, indices)
+        if basal == "posterior" and self.module.basal_encoder == "correlated":
+            require_features(adata, "basal='posterior' under the correlated guide")  # it sees the drawn offset
         chosen = chosen % adata.n_obs
         seeds = [seed] if n_samples == 1 else np.random.SeedSequence(seed).generate_state(n_samples).tolist()
         draws = [replicate_cells(self, adata, chosen, basal=basal, batch_size=batch_size, seed=one) for one in seeds]
@@ -309,6 +316,8 @@ class LatentShiftModel(MechanismTraining, VAEMixin, PerturbationModel):
     def _encode_cells(
         self, adata: AnnData, indices: np.ndarray, batch_size: int | None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        if is_minified(adata):
+            return read_encoded(self, adata, indices)
         means, sds, libraries = [], [], []
         for tensors in self._make_data_loader(adata=adata, indices=indices, batch_size=batch_size or 1024):
             inputs = self.module._get_inference_input(self._on_device(tensors))

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from scipy import sparse
 
+from perturbia.model.mechanism._stored_latents import guide_of_batch, library_of_batch
+
 if TYPE_CHECKING:
     from anndata import AnnData
 
@@ -50,17 +52,16 @@ def replicate_cells(
 
 def _draw(module: SAMSVAEModule, tensors: dict[str, torch.Tensor], effect: torch.Tensor, *, basal: str) -> torch.Tensor:
     """Features of a batch of cells under one draw of the effects `(T, n_latent)`."""
-    inputs = module._get_inference_input(tensors)
-    x, size, called = inputs["x"], inputs["size_factor"], module.design(inputs["given"])
-    covariates = {key: inputs[key] for key in ("batch_index", "cat_covs", "cont_covs")}
+    given = module.given(tensors)
+    called = module.design(given)
     offset = called.sum_of(effect)
     if basal == "prior":
         z = torch.randn_like(offset) + offset
     else:
         seen = module.effects.offset(called)[0] if module.encodes_total else offset
-        guide = module.encode(x, seen, **covariates)
+        guide = guide_of_batch(module, tensors, seen)
         z = guide.loc + guide.scale * torch.randn_like(guide.loc)
         if not module.encodes_total:  # the others' guide is of the total latent
             z = z + offset
-    library = x.sum(-1, keepdim=True) if size is None else size
-    return module.generative(z, library, **covariates, given=inputs["given"])["px"].sample().float()
+    library, covariates = library_of_batch(tensors), module._covariates(tensors)
+    return module.generative(z, library, **covariates, given=given)["px"].sample().float()

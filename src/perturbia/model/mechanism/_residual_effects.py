@@ -10,6 +10,7 @@ import pandas as pd
 from scvi import REGISTRY_KEYS
 
 from perturbia.errors import UnsupportedQuery
+from perturbia.model.base._minified import require_features
 from perturbia.perturbation import dosage_labels
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ def shrunken_residual(model: LatentShiftModel, dosage: sparse.csr_matrix, values
     if chosen is None or scale == "counts":
         msg = "combine: 'shrunk_residual' needs the training data and a log-normalised or registered scale."
         raise UnsupportedQuery(msg)
+    require_features(model.adata, "combine='shrunk_residual'")
     matrix = model.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)[chosen]
     features = log1p_cp10k(matrix) if model.module.is_count_model else matrix
     labels = dosage_labels(model._registered_dosage(model.adata, chosen), model.perturbations)

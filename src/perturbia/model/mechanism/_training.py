@@ -16,8 +16,9 @@ from scvi.model._utils import use_distributed_sampler
 from scvi.model.base import UnsupervisedTrainingMixin
 
 from perturbia import _keys
-from perturbia.errors import SplitError
+from perturbia.errors import SplitError, UnsupportedQuery
 from perturbia.model.base._arguments import check_choice, check_positive_integer
+from perturbia.model.base._minified import is_minified
 from perturbia.model.base._training_plan import PerturbationTrainingPlan
 from perturbia.model.mechanism._best_networks import BestNetworks
 from perturbia.model.mechanism._encoded_cells import Statistics
@@ -132,7 +133,12 @@ class MechanismTraining(UnsupervisedTrainingMixin):
             If `split_key` names a column that does not exist or holds no training cells.
         ValueError
             If the length of the training, the size of batches or the schedule of updates is out of range.
+        UnsupportedQuery
+            If the data of the model are minified.
         """
+        if self.adata is not None and is_minified(self.adata):
+            msg = "train: expected data with features, got minified data. Make a model of the original data."
+            raise UnsupportedQuery(msg)
         _check_schedule(
             max_epochs,
             max_steps,
