@@ -218,6 +218,29 @@ class PerturbationField(BaseAnnDataField):
                 state[key] = [*state[key], *fresh[key][len(names) :]]
         return state
 
+    def new_names(self, state_registry: dict[str, Any], adata: AnnData | MuData) -> list[str]:
+        """Find the targets of other data that were not registered; writes nothing.
+
+        Parameters
+        ----------
+        state_registry
+            What :meth:`register_field` returned for the first data.
+        adata
+            The other data.
+
+        Returns
+        -------
+        Targets with cells, in the order in which a transfer would append them.
+
+        Raises
+        ------
+        LabelError
+            If the data have no labels, or labels that cannot be read.
+        """
+        design, _ = self._read(adata, require_control=False, state=state_registry)
+        known = set(state_registry["names"])
+        return [design.names[j] for j in np.unique(design.matrix.indices) if design.names[j] not in known]
+
     def get_summary_stats(self, state_registry: dict[str, Any]) -> dict[str, int]:
         """Return `n_perturbations`, the number of targets.
 

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 __all__ = ["PerturbationTrainingPlan"]
 
 
+#: Group of parameters by the part of the module that they belong to.
+_KINDS = {"effects": "globals", "design": "points", "target_shift": "points"}
+
+
 class PerturbationTrainingPlan(TrainingPlan):
     """scvi-tools' plan with the optimiser that treatment-level parameters need.
 
@@ -34,6 +38,8 @@ class PerturbationTrainingPlan(TrainingPlan):
         Weight decay of the networks only.
     dispersion_lr
         Learning rate of the dispersions.
+    point_lr
+        Learning rate of what is estimated by a point for each treatment: exponents of doses, shifts of own targets.
     global_lr_factor
         Learning rate of treatment-level parameters relative to `lr`.
     n_steps
@@ -50,12 +56,14 @@ class PerturbationTrainingPlan(TrainingPlan):
         eps: float = 1e-8,
         weight_decay: float = 1e-6,
         dispersion_lr: float = 1e-2,
+        point_lr: float = 2e-2,
         global_lr_factor: float = 1.0,
         n_steps: int | None = None,
         n_epochs_kl_warmup: int | None = None,
         **kwargs: object,
     ) -> None:
         self.dispersion_lr = dispersion_lr
+        self.point_lr = point_lr
         self.global_lr_factor = global_lr_factor
         self.n_steps = n_steps
         super().__init__(
@@ -64,15 +72,16 @@ class PerturbationTrainingPlan(TrainingPlan):
 
     def configure_optimizers(self) -> dict:
         """One Adam with a group for networks, dispersions and treatment-level parameters."""
-        groups: dict[str, list] = {"networks": [], "dispersion": [], "globals": []}
+        groups: dict[str, list] = {"networks": [], "dispersion": [], "globals": [], "points": []}
         for name, parameter in self.module.named_parameters():
             if parameter.requires_grad:
-                kind = "globals" if name.startswith(("effects.", "design.", "target_shift.")) else "networks"
+                kind = _KINDS.get(name.split(".")[0], "networks")
                 groups["dispersion" if name.endswith("log_dispersion") else kind].append(parameter)
         rates = {
             "networks": {"lr": self.lr, "weight_decay": self.weight_decay},
             "dispersion": {"lr": self.dispersion_lr},
             "globals": {"lr": self.lr * self.global_lr_factor},
+            "points": {"lr": self.point_lr},
         }
         optimizer = torch.optim.Adam(
             [{"params": params, **rates[kind]} for kind, params in groups.items() if params], eps=self.eps, fused=True

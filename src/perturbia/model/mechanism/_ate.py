@@ -170,7 +170,7 @@ def _check_draws(n_draws: int, interval: float | None) -> None:
     if not 0 < interval < 1:
         msg = f"interval: expected a probability strictly between 0 and 1, got {interval!r}. Write 0.9 for 90 %."
         raise ValueError(msg)
-    needed = int(np.ceil(2 / (1 - interval)))
+    needed = int(np.ceil(round(2 / (1 - interval), 6)))
     if n_draws < needed:
         msg = f"n_draws: expected at least {needed} draws for an interval of {interval:g}, got {n_draws}. Pass n_draws=200."
         raise ValueError(msg)

@@ -16,7 +16,7 @@ from perturbia.model.base._features import check_anndata, check_features, match_
 from perturbia.model.mechanism._global_updates import ClosedFormUpdates
 from perturbia.model.mechanism._training_cells import SplitCells
 from perturbia.model.mechanism._update_schedule import UpdateSchedule
-from perturbia.perturbation.field import registered_perturbations
+from perturbia.perturbation.field import PerturbationField, registered_perturbations
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,13 +59,13 @@ def extend(model: SAMSVAE, adata: AnnData, **changed: Any) -> SAMSVAE:
     check_columns(adata, setup_args)
     check_categories(adata, model.registry)
     check_features(adata, setup_args.get("layer"), model.scale)
-    old = model.perturbations
-    cls = type(model)
-    cls.setup_anndata(adata, source_registry=model.registry, extend_categories=True, **setup_args)
-    names = registered_perturbations(cls._get_most_recent_anndata_manager(adata).registry)["names"]
-    if len(names) == len(old):
+    registered = registered_perturbations(model.registry)
+    keys = ("perturbation_key", "perturbation_obsm_key", "dose_key", "control", "sep")
+    if not PerturbationField(**{key: setup_args.get(key) for key in keys}).new_names(registered, adata):
         msg = "adata: expected cells of perturbations that the model does not know, got none. Predict with the model as it is."
         raise UnsupportedQuery(msg)
+    cls = type(model)
+    cls.setup_anndata(adata, source_registry=model.registry, extend_categories=True, **setup_args)
     options = {**model.init_params_["non_kwargs"], **changed}
     new = cls(adata, **options)
     _copy_weights(model, new)
@@ -85,7 +85,8 @@ def _copy_weights(model: SAMSVAE, new: SAMSVAE) -> None:
         if new.module.effects.mask_prior.kind == "learned":
             prior = new.module.effects.mask_prior
             fresh = np.setdiff1d(np.arange(len(new.perturbations)), rows)
-            prior.log_open[fresh], prior.log_closed[fresh] = prior.log_open[rows[0]], prior.log_closed[rows[0]]
+            for rate in (prior.log_open, prior.log_closed):
+                rate[fresh] = rate[rows[0]].clone()
 
 
 def known_rows(model: SAMSVAE, new: SAMSVAE) -> np.ndarray:
