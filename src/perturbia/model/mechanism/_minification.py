@@ -62,7 +62,7 @@ class MinifiedMode(BaseMinifiedModeModelClass):
         `obsm["perturbia_latent_qzm"]` and `obsm["perturbia_latent_qzv"]` (float32 `(n_obs, n_latent)`, mean and
         variance of the guide), `obs["observed_lib_size"]` (float32), `uns["_scvi_adata_minify_type"]` and
         `uns["perturbia_minified"]`, whose latents they are. The data that were given to the model stay as they are,
-        and in memory until nobody holds them: :meth:`deregister_manager` lets go of them.
+        and in memory until nobody holds them: ``deregister_manager()`` lets go of them.
 
         Raises
         ------
