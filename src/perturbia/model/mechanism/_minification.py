@@ -101,7 +101,8 @@ class MinifiedMode(BaseMinifiedModeModelClass):
         minified.obs[_keys.OBS_OBSERVED_LIBRARY] = total.numpy()
         minified.uns[_keys.UNS_MINIFY_TYPE] = str(minified_data_type)
         minified.uns[_keys.UNS_MINIFIED] = {"model": self._kind, "ur_id": self.ur_id}
-        self.adata = minified  # registers it
+        self._register_manager_for_instance(self.adata_manager.transfer_fields(minified))
+        self.adata = minified
 
     def get_elbo(self, adata: AnnData | None = None, *args: Any, **kwargs: Any) -> Any:
         """As in scvi-tools; refuses minified data."""
