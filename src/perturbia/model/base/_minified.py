@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from perturbia import _keys
 from perturbia.errors import RepresentationMismatch, UnsupportedQuery
@@ -10,7 +10,7 @@ from perturbia.errors import RepresentationMismatch, UnsupportedQuery
 if TYPE_CHECKING:
     from anndata import AnnData
 
-__all__ = ["MINIFY_TYPES", "check_minified", "is_minified", "lacks_features", "minified_fields", "require_features"]
+__all__ = ["MINIFY_TYPES", "check_minified", "is_minified", "lacks_features", "require_features"]
 
 #: What `uns` says of minified data: without the features, and with them.
 MINIFY_TYPES = ("latent_posterior_parameters", "latent_posterior_parameters_with_counts")
@@ -76,18 +76,3 @@ def check_minified(adata: AnnData, cls: type) -> None:
             f"adata: expected minified data as {cls.__name__}.minify_adata leaves them, got {found}. Minify them again."
         )
         raise RepresentationMismatch(msg)
-
-
-def minified_fields(adata: AnnData) -> list[Any]:
-    """Fields of scvi-tools that register what minified data hold; none for others."""
-    from scvi import REGISTRY_KEYS
-    from scvi.data.fields import NumericalObsField, ObsmField, StringUnsField
-
-    if not is_minified(adata):
-        return []
-    return [
-        ObsmField(REGISTRY_KEYS.LATENT_QZM_KEY, _keys.OBSM_LATENT_MEAN),
-        ObsmField(REGISTRY_KEYS.LATENT_QZV_KEY, _keys.OBSM_LATENT_VARIANCE),
-        NumericalObsField(REGISTRY_KEYS.OBSERVED_LIB_SIZE, _keys.OBS_OBSERVED_LIBRARY),
-        StringUnsField(REGISTRY_KEYS.MINIFY_TYPE_KEY, _keys.UNS_MINIFY_TYPE),
-    ]

@@ -31,7 +31,8 @@ from perturbia.errors import (
 )
 from perturbia.model.base._covariates import check_categories, check_columns
 from perturbia.model.base._features import Scale, check_anndata, check_features, match_features
-from perturbia.model.base._minified import check_minified, lacks_features, minified_fields
+from perturbia.model.base._minified import check_minified, lacks_features
+from perturbia.model.base._minified_fields import minified_fields
 from perturbia.model.base._positions import read_positions
 from perturbia.model.base._result import representation_id
 from perturbia.model.base._screen_dataset import ScreenManager

@@ -11,7 +11,8 @@ from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager, AnnTorchDataset
 
 from perturbia import _keys
-from perturbia.model.base._minified import lacks_features, minified_fields
+from perturbia.model.base._minified import lacks_features
+from perturbia.model.base._minified_fields import MINIFIED_FIELDS, minified_fields
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,13 +23,6 @@ __all__ = ["ScreenDataset", "ScreenManager", "treatment_slots"]
 
 #: Features of the chosen cells are made dense once if they take no more than this many bytes.
 DENSE_BYTES = 2**28
-
-_STORED = {
-    REGISTRY_KEYS.LATENT_QZM_KEY,
-    REGISTRY_KEYS.LATENT_QZV_KEY,
-    REGISTRY_KEYS.OBSERVED_LIB_SIZE,
-    REGISTRY_KEYS.MINIFY_TYPE_KEY,
-}
 
 
 class ScreenManager(AnnDataManager):
@@ -47,7 +41,7 @@ class ScreenManager(AnnDataManager):
 
     def transfer_fields(self, adata_target: AnnData, **kwargs: Any) -> ScreenManager:
         """Register other data in the same way; whether they are minified may differ from the first."""
-        fields = [field for field in self.fields if field.registry_key not in _STORED]
+        fields = [field for field in self.fields if field.registry_key not in MINIFIED_FIELDS]
         manager = type(self)(
             fields=[*fields, *minified_fields(adata_target)],
             setup_method_args=self._get_setup_method_args(),

@@ -62,7 +62,7 @@ class MinifiedMode(BaseMinifiedModeModelClass):
         `obsm["perturbia_latent_qzm"]` and `obsm["perturbia_latent_qzv"]` (float32 `(n_obs, n_latent)`, mean and
         variance of the guide), `obs["observed_lib_size"]` (float32), `uns["_scvi_adata_minify_type"]` and
         `uns["perturbia_minified"]`, whose latents they are. The data that were given to the model stay as they are,
-        and in memory until nobody holds them: :meth:`deregister_manager` lets go of them.
+        and in memory until nobody holds them: ``deregister_manager()`` lets go of them.
 
         Raises
         ------
@@ -101,7 +101,8 @@ class MinifiedMode(BaseMinifiedModeModelClass):
         minified.obs[_keys.OBS_OBSERVED_LIBRARY] = total.numpy()
         minified.uns[_keys.UNS_MINIFY_TYPE] = str(minified_data_type)
         minified.uns[_keys.UNS_MINIFIED] = {"model": self._kind, "ur_id": self.ur_id}
-        self.adata = minified  # registers it
+        self._register_manager_for_instance(self.adata_manager.transfer_fields(minified))
+        self.adata = minified
 
     def get_elbo(self, adata: AnnData | None = None, *args: Any, **kwargs: Any) -> Any:
         """As in scvi-tools; refuses minified data."""
