@@ -11,7 +11,15 @@ import pytest
 from scipy import sparse
 
 import perturbia as pb
-from perturbia.errors import FeatureMismatch, LabelError, LeakageError, ScaleError, SplitError, UnsupportedQuery
+from perturbia.errors import (
+    ControlError,
+    FeatureMismatch,
+    LabelError,
+    LeakageError,
+    ScaleError,
+    SplitError,
+    UnsupportedQuery,
+)
 from perturbia.tl._evaluation.measures import MEASURES
 from perturbia.tl._evaluation.protocols import PROTOCOLS
 
@@ -739,7 +747,8 @@ def test_one_cell_is_too_few(screen):
 def test_few_controls_leave_ceilings_open():
     adata = make_screen(n_controls=60, n_batches=4)
     pb.tl.split(adata, axis="combination", fraction=0.4, control_fraction=0.8)
-    found = pb.tl.evaluate(fit("Ridge", adata, batch_key="batch"), adata, baselines=None)
+    with pytest.warns(RuntimeWarning, match="in batches without controls"):
+        found = pb.tl.evaluate(fit("Ridge", adata, batch_key="batch"), adata, baselines=None)
     assert found.summary()["value"].loc["Ridge", "correlation"] > 0
 
 
@@ -769,3 +778,97 @@ def test_predictions_that_contradict_their_scale_are_refused(screen):
     cells.X = counts
     with pytest.raises(ScaleError, match="1 rows without any"):
         judge(screen, cells, prediction_kind="cells", prediction_scale="counts")
+
+
+# what an audit found --------------------------------------------------------------------------------------------------
+
+
+def some_with_few_cells(screen, *, n_few: int, n_cells: int) -> ad.AnnData:
+    """The screen with a few cells left of the first held-out perturbations."""
+    labels = screen.obs["perturbation"].astype(str).to_numpy()
+    drop = np.zeros(len(labels), dtype=bool)
+    for name in labels_of(screen)[:n_few]:
+        drop[np.flatnonzero(labels == name)[n_cells:]] = True
+    return screen[~drop].copy()
+
+
+def test_scores_over_all_say_what_they_are_made_of(screen):
+    adata = some_with_few_cells(screen, n_few=3, n_cells=3)  # halves of three cells are too small
+    found = pb.tl.evaluate(fit("Ridge", adata), adata, baselines=["Mean"], min_cells=2, protocol=["core", "cell-eval"])
+    n_all = len(labels_of(screen))
+    summary = found.summary()
+    assert (summary["n"] + summary["n_undefined"] == n_all).all(axis=None)
+    row = found.table.query("model == 'Ridge' and metric == 'top20_all'").iloc[0]
+    each = found.table.query("model == 'Ridge' and metric == 'top20'")
+    assert (row["n"], row["n_undefined"]) == (n_all - 3, 3)
+    assert row["n_cells"] == each.loc[each["n"] == 1, "n_cells"].sum() < found.info["n_judging_cells"]
+    assert summary["n"].loc["Ridge", "correlation_all"] == n_all
+    assert summary["n"].loc["Ridge", "de_spearman_significant"] == summary["n"].loc["Ridge", "de_recall"]
+    (text,) = [text for text in found.cautions() if "without a score are left out" in text]
+    assert f"r, top 20 of each (3 of {n_all})" in text
+    assert "No score of any method: agreement of clusters." in found.cautions()
+
+
+def test_every_side_of_a_test_has_as_many_cells(monkeypatch):
+    """The number of significant genes follows the number of cells; shifted controls are fewer than held-out cells."""
+    from perturbia.tl._evaluation import differential
+
+    adata = make_screen(n_controls=60, cells_per_perturbation=150, n_perturbations=5, n_combinations=4)
+    rng = np.random.default_rng(0)
+    held_out = (adata.obs["pb_split"] == "test").to_numpy() & (adata.obs["perturbation"] != "control").to_numpy()
+    cells = adata[rng.permutation(np.flatnonzero(held_out))].copy()
+    cells.obs["pb_perturbation"] = cells.obs["perturbation"].astype(str)
+    sizes = []
+    run = differential._test
+
+    def spy(truth, parts, **options):
+        sizes.append([len(part) for part in parts])
+        return run(truth, parts, **options)
+
+    monkeypatch.setattr(differential, "_test", spy)
+    options = {"protocol": ["overlap_at_n"], "prediction_kind": "cells", "prediction_scale": "counts"}
+    found = judge(adata, cells, baselines=["Mean", "NoChange"], **options)
+    truth, *predicted = sizes[:4]
+    assert truth == predicted[0] == predicted[1] == predicted[2]
+    assert max(truth) < 50 < found.observed.obs["n_cells"].min()
+    assert found.table.query("model == 'Mean' and metric == 'overlap_at_n'")["n_cells"].tolist() == truth
+    few = cells[cells.obs.groupby("pb_perturbation", observed=True).cumcount() < 20].copy()
+    sizes.clear()
+    found = judge(adata, {"few": few, "all": cells}, baselines=["Mean"], **options)
+    assert all(part == [20] * len(labels_of(adata)) for part in sizes[:4])
+    assert any("fewer than 30 for" in text for text in found.cautions())
+
+
+def test_contexts_need_two_controls(contexts):
+    """They are named."""
+    zero = pd.DataFrame(0.0, index=labels_of(contexts), columns=contexts.var_names)
+    controls = np.flatnonzero((contexts.obs["perturbation"] == "control") & (contexts.obs["line"] == "B"))
+    for left in (0, 1):
+        adata = contexts[np.setdiff1d(np.arange(contexts.n_obs), controls[left:])].copy()
+        with pytest.raises(ControlError, match=f"2 control cells or more in context 'B', got {left}"):
+            judge(adata, zero, batch_key=None, context_key="line")
+    adata = contexts[np.setdiff1d(np.arange(contexts.n_obs), controls[2:])].copy()
+    assert judge(adata, zero, batch_key=None, context_key="line").info["controls_shared"]
+
+
+def test_batches_without_controls_are_counted(screen):
+    batch, label = (screen.obs[key].astype(str) for key in ("batch", "perturbation"))
+    first = batch.iloc[0]
+    adata = screen[~((label == "control") & (batch == first)).to_numpy()].copy()
+    with pytest.warns(
+        RuntimeWarning, match=r"batch_key: \d+ perturbations have held-out cells in batches without controls"
+    ):
+        found = judge(adata, pd.DataFrame(0.0, index=labels_of(adata), columns=adata.var_names), protocol=["rmse"])
+    alone = (adata.obs["batch"] == first) & (adata.obs["pb_split"] == "test")
+    assert found.info["n_unmatched_cells"] == int(alone.sum())
+    assert found.info["n_unmatched_perturbations"] == len(labels_of(adata))
+    assert any("batches without controls" in text for text in found.cautions())
+    quiet = judge(screen, pd.DataFrame(0.0, index=labels_of(screen), columns=screen.var_names), protocol=["rmse"])
+    assert quiet.info["n_unmatched_cells"] == 0
+
+
+def test_the_digest_is_that_of_the_split(screen, result):
+    assert result.info["split_digest"] == screen.uns["pb_split"]["guarantee"]["digest"]
+    moved = screen[np.random.default_rng(0).permutation(screen.n_obs)].copy()
+    zero = pd.DataFrame(0.0, index=labels_of(screen), columns=screen.var_names)
+    assert judge(moved, zero, protocol=["rmse"]).info["split_digest"] == result.info["split_digest"]

@@ -71,12 +71,13 @@ def from_anndata(
     genes = list(truth.screen.adata.var_names)
     means = align(moments.mean, [str(group) for group in moments.groups], genes, truth, name, where)
     rows_of = {str(group): np.flatnonzero(np.asarray(labels) == group) for group in moments.groups}
+    rows = [rows_of[label] for label in _wanted(truth, labels)]
 
     def draw(condition: int, n: int) -> np.ndarray:
-        rows = rows_of[_wanted(truth, labels)[condition]]
-        return values[np.random.default_rng([truth.seed, condition]).permutation(rows)[:n]]
+        return values[np.random.default_rng([truth.seed, condition]).permutation(rows[condition])[:n]]
 
-    return Prediction(name, role, means - control, truth, draw=draw, means=(means, means - control))
+    n_cells = np.array([len(part) for part in rows])
+    return Prediction(name, role, means - control, truth, draw=draw, means=(means, means - control), n_cells=n_cells)
 
 
 def _labels_of(given: AnnData, label_key: str, truth: Truth, name: str) -> tuple[list[str], str]:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from perturbia.errors import ControlError, LabelError, SplitError, shorten
 from perturbia.stats import half_split
-from perturbia.tl._evaluation.screen import observed
+from perturbia.tl._evaluation.screen import UNUSED, observed
 from perturbia.tl._evaluation.truth import MIN_CONTROLS, Halving, Truth
 
 if TYPE_CHECKING:
@@ -66,7 +66,8 @@ def measure_truth(
     min_cells = max(min_cells, 2)  # one cell has no error, and no half
     held_out = np.flatnonzero((screen.part == "test") | (screen.visible & every_cell))
     conditions, left_out = _conditions(screen, held_out, perturbations, min_cells)
-    judges = _with_controls(screen, held_out)
+    judges = _with_controls(screen, held_out, conditions["context"].unique())
+    _check_training_controls(screen)
     repeats: tuple[Halving, ...] = ()
     if known is not None:
         values = _known_rows(known, conditions["perturbation"].tolist(), screen.adata.var_names)
@@ -76,9 +77,17 @@ def measure_truth(
         halves = tuple(_measured(screen, half, conditions)[0] for half in _halves(screen, judges, seed))  # type: ignore[assignment]
         seeds = np.random.SeedSequence(seed).generate_state(n_repeats)
         repeats = tuple(_halve(screen, judges, conditions, int(one)) for one in seeds)
+        conditions["n_unmatched"] = _without_controls(screen, judges, conditions)
     if left_out:
         warnings.warn(
             f"adata: {len(left_out)} perturbations have fewer than {min_cells} held-out cells; they are listed with NaN.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+    if known is None and (n_unmatched := conditions["n_unmatched"]).any():
+        warnings.warn(
+            f"batch_key: {int((n_unmatched > 0).sum())} perturbations have held-out cells in batches without controls, "
+            f"{int(n_unmatched.sum())} in all; they are compared with the controls of all batches.",
             RuntimeWarning,
             stacklevel=3,
         )
@@ -154,13 +163,17 @@ def _conditions(
     return kept, left_out
 
 
-def _with_controls(screen: JudgedScreen, held_out: np.ndarray) -> np.ndarray:
+def _with_controls(screen: JudgedScreen, held_out: np.ndarray, contexts: Sequence[str]) -> np.ndarray:
     """Held-out cells, with the controls that models have seen in contexts where too few are held out."""
     rows = [held_out]
-    for context in np.unique(screen.contexts[held_out]):
-        controls = screen.is_control & (screen.contexts == context)
-        if not controls.any():
-            msg = f"adata: expected control cells in context {context!r}, found none. Effects need them as a reference."
+    for context in contexts:
+        controls = screen.is_control & (screen.contexts == context) & (screen.part != UNUSED)
+        if controls.sum() < 2:
+            where = f" in context {context!r}" if screen.context_key else ""
+            msg = (
+                f"adata: expected 2 control cells or more{where}, got {int(controls.sum())}. Effects need them as a "
+                "reference: check `control`, or leave these cells out."
+            )
             raise ControlError(msg)
         if controls[held_out].sum() < MIN_CONTROLS:
             extra = np.flatnonzero(controls)
@@ -168,10 +181,30 @@ def _with_controls(screen: JudgedScreen, held_out: np.ndarray) -> np.ndarray:
     return np.sort(np.concatenate(rows))
 
 
+def _check_training_controls(screen: JudgedScreen) -> None:
+    n_controls = int((screen.is_control & (screen.part == "train")).sum())
+    if n_controls < 2:
+        msg = (
+            f"adata: expected at least 2 control cells that train, got {n_controls}. Effects of training cells, which "
+            "scores and baselines rest on, need them: split again with tl.split(control_fraction=...)."
+        )
+        raise ControlError(msg)
+
+
+def _without_controls(screen: JudgedScreen, judges: np.ndarray, conditions: pd.DataFrame) -> np.ndarray:
+    """Cells of each condition in batches where no control judges: they are compared with the controls of all."""
+    strata = pd.Series(screen.strata[judges])
+    labels, contexts = screen.labels[judges], screen.contexts[judges]
+    alone = ~strata.isin(strata[screen.is_control[judges]]).to_numpy()
+    counts = pd.DataFrame({"perturbation": labels[alone], "context": contexts[alone]}).value_counts()
+    pairs = pd.MultiIndex.from_frame(conditions[["perturbation", "context"]])
+    return counts.reindex(pairs, fill_value=0).to_numpy()
+
+
 def _strata(screen: JudgedScreen, rows: np.ndarray) -> np.ndarray:
     labels = pd.Series(screen.labels[rows])
     if screen.stratum_key is not None:
-        labels = labels + "\0" + pd.Series(screen.adata.obs[screen.stratum_key].astype(str).to_numpy()[rows])
+        labels = labels + "\0" + pd.Series(screen.strata[rows])
     return labels.to_numpy()
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from perturbia import metrics
-from perturbia.tl._evaluation.measure import score_rows
+from perturbia.tl._evaluation.measure import Overall, score_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,6 +33,7 @@ __all__ = [
 ]
 
 TOP = 20
+MAX_SCORED = 2000  # cells whose likelihood is asked for
 
 
 def on_effects(score: Score, *, per_perturbation: bool = True, **options: Any) -> Callable[[Truth, Prediction], Any]:
@@ -82,8 +83,9 @@ def top_genes_of_halves(*, per_perturbation: bool) -> Callable[[Truth, Predictio
         one, two = truth.halves
         both = np.isfinite(one).all(axis=1) & np.isfinite(two).all(axis=1)
         k = min(TOP, one.shape[1])
+        found = np.full(len(one), np.nan)
         if not both.any():
-            return np.full(len(one), np.nan) if per_perturbation else np.nan
+            return found if per_perturbation else Overall.undefined(len(one))
         scores = [
             score_rows(
                 metrics.top_gene_correlation,
@@ -95,20 +97,18 @@ def top_genes_of_halves(*, per_perturbation: bool) -> Callable[[Truth, Predictio
             )
             for true, chosen in ((one, two), (two, one))
         ]
-        mean = np.mean(scores, axis=0)
         if not per_perturbation:
-            return float(mean)
-        found = np.full(len(one), np.nan)
-        found[both] = mean
+            return Overall.of(np.mean([one.value for one in scores]), both)
+        found[both] = np.mean(scores, axis=0)
         return found
 
     return measure
 
 
-def top_genes_of_truth(score: Score) -> Callable[[Truth, Prediction], float]:
+def top_genes_of_truth(score: Score) -> Callable[[Truth, Prediction], Overall]:
     """On the genes of largest measured effect: the truth chooses the genes it scores, as in published evaluations."""
 
-    def measure(truth: Truth, prediction: Prediction) -> float:
+    def measure(truth: Truth, prediction: Prediction) -> Overall:
         k = min(TOP, truth.effects.shape[1])
         genes = metrics.top_genes(truth.effects, k=k)
         true, predicted = (np.take_along_axis(v, genes, axis=1) for v in (truth.effects, prediction.effects))
@@ -186,12 +186,16 @@ def distances(truth: Truth, prediction: Prediction) -> np.ndarray:
     return prediction.distances
 
 
-def likelihood(truth: Truth, prediction: Prediction) -> float:
-    """Mean IWELBO of at most 2,000 held-out cells, NaN for methods without a likelihood."""
+def likelihood(truth: Truth, prediction: Prediction) -> Overall:
+    """Mean IWELBO of at most 2,000 held-out cells, none for methods without a likelihood."""
     model = prediction.model
     if not hasattr(model, "get_iwelbo"):
-        return np.nan
-    rows = np.sort(np.random.default_rng(truth.seed).permutation(np.flatnonzero(truth.screen.part == "test"))[:2000])
-    cells = truth.screen.positions_in(model.adata, rows)
-    where = {"indices": cells} if cells is not None else {"adata": truth.screen.source[rows].copy()}
-    return float(model.get_iwelbo(**where, n_particles=50, return_mean=True, seed=truth.seed))
+        return Overall.undefined(len(truth))
+    screen = truth.screen
+    rows = np.sort(np.random.default_rng(truth.seed).permutation(np.flatnonzero(screen.part == "test"))[:MAX_SCORED])
+    cells = screen.positions_in(model.adata, rows)
+    where = {"indices": cells} if cells is not None else {"adata": screen.copy_of(rows)}
+    value = model.get_iwelbo(**where, n_particles=50, return_mean=True, seed=truth.seed)
+    return Overall.of(
+        value, np.array([np.isin(truth.cells_of(i), rows).any() for i in range(len(truth))]), n_cells=len(rows)
+    )

@@ -16,6 +16,7 @@ from perturbia.model.base._features import check_features
 from perturbia.model.base._registered_model import RegisteredModel
 from perturbia.perturbation import as_perturbation, dosage_labels, dosage_matrix
 from perturbia.stats import log1p_cp10k
+from perturbia.tl._copies import in_memory
 from perturbia.tl._evaluation.registration import Registration, read_dosage
 from perturbia.tl.observed_effects import effects
 
@@ -140,7 +141,9 @@ class JudgedScreen:
 
     @cached_property
     def strata(self) -> np.ndarray:
-        """Batch and context of each cell as one label."""
+        """Batch and context of each cell as one label, the same for all cells if there is neither."""
+        if self.stratum_key is None:
+            return np.full(self.adata.n_obs, "")
         return self.adata.obs[STRATUM].astype(str).to_numpy()
 
     @cached_property
@@ -158,6 +161,10 @@ class JudgedScreen:
             return None
         positions = adata.obs_names.get_indexer(self.adata.obs_names[rows])
         return None if (positions < 0).any() else positions
+
+    def copy_of(self, rows: np.ndarray) -> AnnData:
+        """Cells of the data of the user by themselves, in memory."""
+        return in_memory(self.source[rows])
 
     @property
     def visible(self) -> np.ndarray:
@@ -282,11 +289,13 @@ def _complete(adata: AnnData, key: str, argument: str) -> np.ndarray:
 
 
 def observed(screen: JudgedScreen, rows: np.ndarray, *, batch_key: str | None) -> AnnData:
-    """`tl.effects` of some cells of the screen."""
-    return effects(
-        screen.adata,
-        perturbation_key=LABEL,
-        batch_key=batch_key,
-        scale=screen.effect_scale,  # type: ignore[arg-type]
-        cells=rows,
-    )
+    """`tl.effects` of some cells of the screen; cells without controls in their batch are counted once, by the truth."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="batch_key: ", category=RuntimeWarning)
+        return effects(
+            screen.adata,
+            perturbation_key=LABEL,
+            batch_key=batch_key,
+            scale=screen.effect_scale,  # type: ignore[arg-type]
+            cells=rows,
+        )

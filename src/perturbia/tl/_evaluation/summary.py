@@ -50,7 +50,7 @@ def summarize(
         if part.empty:
             continue
         if level == "all":
-            for statistic in ("value", "low", "high"):
+            for statistic in ("value", "low", "high", "n", "n_undefined"):
                 wide = part.pivot(index="model", columns="metric", values=statistic)
                 frames[statistic].loc[wide.index, wide.columns] = wide
             continue

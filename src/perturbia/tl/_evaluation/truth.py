@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from perturbia.tl._evaluation.screen import JudgedScreen
 
-__all__ = ["MAX_CONTROLS", "MIN_CONTROLS", "N_BASE", "Basis", "Halving", "Truth"]
+__all__ = ["FDR", "MAX_CONTROLS", "MIN_CONTROLS", "N_BASE", "Basis", "Halving", "Truth"]
 
 MIN_CONTROLS = 10
 MAX_CELLS = 300
@@ -252,11 +252,11 @@ class Truth:
 
     @cached_property
     def control_distances(self) -> np.ndarray:
-        """Energy distance of each population to held-out controls; NaN for a single cell."""
+        """Energy distance of each population to held-out controls; NaN for a single cell of either."""
         controls = self.control_coordinates
         return np.array(
             [
-                energy_distance(cells, controls[context]) if len(cells) > 1 else np.nan
+                energy_distance(cells, controls[context]) if min(len(cells), len(controls[context])) > 1 else np.nan
                 for cells, context in zip(self.coordinates, self.contexts, strict=True)
             ]
         )
