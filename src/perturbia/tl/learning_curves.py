@@ -11,6 +11,7 @@ import pandas as pd
 from perturbia import _keys
 from perturbia.errors import SplitError, shorten
 from perturbia.model.base._arguments import check_choice, check_positive_integer
+from perturbia.tl._copies import in_memory
 from perturbia.tl._split_cells import read_cells
 from perturbia.tl._split_guarantee import TEST, UNUSED
 from perturbia.tl.split_checking import labels_of_split, read_part
@@ -228,7 +229,7 @@ def _judge(
 ) -> EvaluationResult:
     from perturbia.tl.evaluation import evaluate
 
-    subset = adata[step.rows].copy() if not adata.isbacked else adata[step.rows].to_memory()
+    subset = in_memory(adata[step.rows])
     for mark in REGISTRATION_MARKS:
         subset.uns.pop(mark, None)
     model = fit(subset)

@@ -15,6 +15,7 @@ from perturbia.model.base._arguments import check_positive_integer
 from perturbia.model.base._features import check_features
 from perturbia.perturbation import dosage_labels, unique_dosages
 from perturbia.stats import log1p_cp10k, shifted_mixture
+from perturbia.tl._copies import in_memory
 from perturbia.tl._design import design_of
 from perturbia.tl._responder_scores import FDR, cross_fitted_scores, signature_test
 from perturbia.tl._signatures import Signatures, control_neighbours, folds_of
@@ -283,7 +284,7 @@ def _write(
         "outcome",
     ]
     code = np.where(is_control, 0, np.where(probability >= threshold, 1, 2))
-    out = (adata.to_memory() if adata.isbacked else adata.copy()) if copy else adata
+    out = in_memory(adata) if copy else adata
     out.obs[key] = pd.Categorical.from_codes(code, categories=list(_keys.RESPONDER_VALUES))
     out.obs[f"{key}{_keys.SUFFIX_PROBABILITY}"] = probability
     out.uns[key] = {"table": table[columns], **arguments}

@@ -19,6 +19,7 @@ from perturbia.model.base._registered_model import RegisteredModel
 from perturbia.perturbation import Perturbation, as_perturbation, dosage_labels, unique_dosages
 from perturbia.perturbation.labels import join_label
 from perturbia.stats import log1p_cp10k
+from perturbia.tl._copies import in_memory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -228,8 +229,7 @@ class _Subject:
     @cached_property
     def cells(self) -> AnnData:
         """The cells by themselves, as new data would come."""
-        part = self.adata[self.rows]
-        return part.to_memory() if self.adata.isbacked else part.copy()
+        return in_memory(self.adata[self.rows])
 
     def row(self, check: str, query: Perturbation | None, value: float, *, above: bool = False, note: str = "") -> Row:
         limit = self.tolerances[check]

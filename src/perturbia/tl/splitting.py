@@ -11,6 +11,7 @@ import pandas as pd
 
 from perturbia import _keys
 from perturbia.errors import SplitError
+from perturbia.tl._copies import in_memory
 from perturbia.tl._split_axes import hold_out_combinations, hold_out_contexts, hold_out_doses, hold_out_targets
 from perturbia.tl._split_cells import read_cells, take_share
 from perturbia.tl._split_guarantee import (
@@ -110,7 +111,7 @@ def split(
     key_added
         Column of `obs`, and key of `uns`, to write.
     copy
-        Return a changed copy and leave `adata` as it is.
+        Return a changed copy, in memory where `adata` is backed by a file, and leave `adata` as it is.
 
     Returns
     -------
@@ -188,7 +189,7 @@ def split(
     if axis == "dose" and chosen is None:
         info |= {"doses": doses}
     where["control"] = np.array(cells.design.control, dtype=object)
-    out = adata.copy() if copy else adata
+    out = in_memory(adata) if copy else adata
     write_split(out, part, {**info, **where, "tests": WHAT_IT_TESTS[axis], "guarantee": guarantee}, key=key_added)
     return out if copy else None
 
