@@ -184,7 +184,8 @@ def pairwise_energy_distance(
             )
         within = within * np.divide(count, count - 1, out=np.full(len(count), np.nan), where=count > 1)
     if against is None:
-        values = 2 * between - within[:, None] - within
+        values = 2 * between - (within[:, None] + within)
+        values = (values + values.T) / 2  # sums in another order differ by rounding
         np.fill_diagonal(values, 0.0)
     else:
         values = 2 * between - within - within[against]
