@@ -63,11 +63,32 @@ class _Fixed:
     top: np.ndarray  # genes whose correlations are checked
     centre: np.ndarray
     loadings: np.ndarray  # of the principal components
+    control_weight: np.ndarray  # of the controls of each batch in the effects of perturbations
+    control_batch: np.ndarray  # of each control cell
 
 
-def _ate(screen: _Screen, _: _Fixed) -> np.ndarray:
-    mean = screen.log_moments.mean
-    return mean[1:] - mean[0]
+def _ate(screen: _Screen, fixed: _Fixed) -> np.ndarray:
+    controls = group_means(screen.logs[screen.codes == 0], fixed.control_batch, with_variance=False)
+    return screen.log_moments.mean[1:] - fixed.control_weight @ controls.mean
+
+
+def control_weights(codes: np.ndarray, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Weight of the controls of each batch in the effect of each group, and the batch of each control cell.
+
+    The weight of a batch is its share of the cells of the group, as in `tl.effects`; cells in batches without controls are
+    compared with all controls. `(n_groups - 1, n_batches)` over the batches that have controls, and their codes.
+    """
+    with_controls, of_control = np.unique(batch[codes == 0], return_inverse=True)
+    n_control = np.bincount(of_control)
+    group = codes[codes > 0] - 1
+    place = np.searchsorted(with_controls, batch[codes > 0])
+    place[place == len(with_controls)] = 0
+    known = with_controls[place] == batch[codes > 0]
+    size = np.zeros((int(codes.max()), len(with_controls)))
+    np.add.at(size, (group[known], place[known]), 1)
+    total = np.bincount(group, minlength=len(size))[:, None]
+    alone = total - size.sum(1, keepdims=True)
+    return (size + alone * n_control / n_control.sum()) / total, of_control
 
 
 def _variance_mean_ratio(screen: _Screen, _: _Fixed) -> np.ndarray:
@@ -104,7 +125,7 @@ def _n_de_genes(screen: _Screen, _: _Fixed) -> np.ndarray:
     error = moments.variance / moments.count[:, None]
     total = error[1:] + error[0]
     varied = total > 0  # neither group has the gene: nothing to tell apart
-    t = np.divide(_ate(screen, _), np.sqrt(total), out=np.zeros_like(total), where=varied)
+    t = np.divide(moments.mean[1:] - moments.mean[0], np.sqrt(total), out=np.zeros_like(total), where=varied)
     freedom = (moments.count - 1)[:, None]
     df = np.divide(
         total**2, error[1:] ** 2 / freedom[1:] + error[0] ** 2 / freedom[0], out=np.ones_like(total), where=varied
@@ -149,8 +170,8 @@ class StatisticSet:
     ----------
     observed
         Features of the data, `(n_cells, n_genes)`; CSR for counts.
-    codes
-        Group of each cell, 0 the control.
+    codes, batch
+        Group of each cell, 0 the control, and its batch, from 0.
     groups
         Names of the groups.
     genes
@@ -168,6 +189,7 @@ class StatisticSet:
         observed: Any,
         *,
         codes: np.ndarray,
+        batch: np.ndarray,
         groups: np.ndarray,
         genes: np.ndarray,
         statistics: Sequence[str | Callable],
@@ -186,6 +208,7 @@ class StatisticSet:
             screen,
             groups,
             genes,
+            control_weights(codes, batch),
             n_top_genes=n_top_genes if "gene_correlation" in self._chosen else 0,
             n_comps=n_comps if "edistance" in self._chosen else 0,
         )
@@ -245,7 +268,15 @@ class StatisticSet:
         raise ValueError(msg)
 
 
-def _hold(screen: _Screen, groups: np.ndarray, genes: np.ndarray, *, n_top_genes: int, n_comps: int) -> _Fixed:
+def _hold(
+    screen: _Screen,
+    groups: np.ndarray,
+    genes: np.ndarray,
+    controls: tuple[np.ndarray, np.ndarray],
+    *,
+    n_top_genes: int,
+    n_comps: int,
+) -> _Fixed:
     """Choose genes and components on the observed screen."""
     top, centre, loadings = np.zeros(0, dtype=int), np.zeros(len(genes)), np.zeros((len(genes), 0))
     if n_top_genes or n_comps:
@@ -257,11 +288,16 @@ def _hold(screen: _Screen, groups: np.ndarray, genes: np.ndarray, *, n_top_genes
 
         pca = PCA(min(n_comps, min(screen.logs.shape) - 1), svd_solver="arpack", random_state=0)
         loadings = pca.fit(screen.logs).components_.T
-    return _Fixed(groups, genes, top, centre, loadings)
+    return _Fixed(groups, genes, top, centre, loadings, *controls)
 
 
 def check_names(statistics: Sequence[str | Callable], *, is_counts: bool) -> None:
     """Refuse statistics that do not exist, or that the features do not define."""
+    if not statistics:
+        msg = (
+            f"statistics: expected functions or names among {', '.join(map(repr, SHIPPED))}, got none. None takes all."
+        )
+        raise ValueError(msg)
     for name in statistics:
         if callable(name):
             continue
