@@ -302,10 +302,13 @@ def test_order_of_cells_genes_and_labels_does_not_matter(screen, result):
         rng.permutation(moved.obs["perturbation"].cat.categories)
     )
     found = pb.tl.evaluate(fit("LowRank", moved), moved, baselines=BASELINES)
-    pd.testing.assert_frame_equal(found.summary()["value"], result.summary()["value"], atol=2e-3)
-    np.testing.assert_allclose(
-        found.summary()["value"]["correlation"], result.summary()["value"]["correlation"], atol=1e-5
-    )
+    pd.testing.assert_frame_equal(found.summary()["value"], result.summary()["value"], rtol=0, atol=2e-6)
+
+
+def test_order_of_cells_alone_changes_nothing(screen, result):
+    moved = screen[np.random.default_rng(1).permutation(screen.n_obs)].copy()
+    found = pb.tl.evaluate(fit("LowRank", moved), moved, baselines=BASELINES)
+    pd.testing.assert_frame_equal(found.table, result.table, rtol=0, atol=2e-6)
 
 
 def test_dense_and_sparse_data_agree(screen, result):
@@ -872,3 +875,36 @@ def test_the_digest_is_that_of_the_split(screen, result):
     moved = screen[np.random.default_rng(0).permutation(screen.n_obs)].copy()
     zero = pd.DataFrame(0.0, index=labels_of(screen), columns=screen.var_names)
     assert judge(moved, zero, protocol=["rmse"]).info["split_digest"] == result.info["split_digest"]
+
+
+@pytest.mark.parametrize("n_genes", [2, 3])
+def test_baselines_that_need_more_features_are_left_out(screen, n_genes):
+    adata = screen[:, :n_genes].copy()
+    adata = adata[np.asarray(adata.X.sum(axis=1)).ravel() > 0].copy()
+    pb.tl.split(adata, axis="random", fraction=0.5)
+    found = pb.tl.evaluate(fit("Ridge", adata), adata, n_resamples=20)
+    assert ("JamesStein" in found.info["left_out"]) == (n_genes < 3)
+    assert found.info["left_out"].get("JamesStein", "three features").count("three features") == 1
+
+
+def test_too_little_is_refused_by_name(screen):
+    zero = pd.DataFrame(0.0, index=labels_of(screen), columns=screen.var_names)
+    with pytest.raises(FeatureMismatch, match="adata: expected cells and two features or more, got 0 × 40"):
+        judge(screen[:0].copy(), zero)
+    with pytest.raises(FeatureMismatch, match="× 1"):
+        judge(screen[:, :1].copy(), zero.iloc[:, :1])
+    control, train = screen.obs["perturbation"] == "control", screen.obs["pb_split"] != "test"
+    rows = np.flatnonzero(control & train)
+    for left in (0, 1):
+        few = screen[np.setdiff1d(np.arange(screen.n_obs), rows[left:])].copy()
+        with pytest.raises(ControlError, match=f"adata: expected at least 2 control cells that train, got {left}"):
+            judge(few, zero)
+
+
+def test_genes_that_repeat_have_to_be_in_order(screen):
+    adata = screen.copy()
+    adata.var_names = ["g"] * 5 + list(screen.var_names[5:])
+    zero = pd.DataFrame(0.0, index=labels_of(screen), columns=adata.var_names)
+    assert judge(adata, zero, protocol=["rmse"]).names("model") == ["prediction"]
+    with pytest.raises(FeatureMismatch, match="with 'g' more than once"):
+        judge(adata, zero.iloc[:, ::-1])

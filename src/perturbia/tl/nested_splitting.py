@@ -9,6 +9,7 @@ import numpy as np
 from perturbia import _keys
 from perturbia.errors import SplitError, shorten
 from perturbia.tl._copies import in_memory
+from perturbia.tl._seed import check_seed
 from perturbia.tl._split_axes import permuted_combinations
 from perturbia.tl._split_cells import read_cells, take_share
 from perturbia.tl._split_guarantee import TEST, UNUSED, describe_guarantee, require_unseen
@@ -100,6 +101,7 @@ def nested_splits(
     0.5 824 144
     1 976 144
     """
+    check_seed(seed)
     wanted = [float(one) for one in fractions]
     _check_shares(wanted, test_fraction, test_cells, valid, control_fraction)
     keys = [f"{key_added}_{one:g}" for one in wanted]

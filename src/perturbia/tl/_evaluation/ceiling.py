@@ -199,11 +199,11 @@ def _determination(truth: Truth, *, whole: bool) -> tuple[np.ndarray, np.ndarray
         found.append(error)
     error = np.mean(found, axis=0)
     rows = np.isfinite(error) & np.isfinite(truth.effects).all(axis=1)
-    centre = truth.effects[rows].mean() if whole else truth.effects.mean(axis=1, keepdims=True)
     if whole:
-        share = error[rows].sum() / ((truth.effects[rows] - centre) ** 2).sum() if rows.any() else np.nan
+        kept = truth.effects[rows]
+        share = error[rows].sum() / ((kept - kept.mean()) ** 2).sum() if rows.any() else np.nan
         return np.asarray(1 - share / 2), np.asarray(1 - share / 4), rows
-    total = ((truth.effects - centre) ** 2).sum(axis=1)
+    total = ((truth.effects - truth.effects.mean(axis=1, keepdims=True)) ** 2).sum(axis=1)
     share = np.divide(error, total, out=np.full(len(error), np.nan), where=rows & (total > 0))
     return 1 - share / 2, 1 - share / 4, rows
 

@@ -156,7 +156,15 @@ def columns(values: np.ndarray, genes: list[str], truth: Truth, name: str) -> np
         raise ValueError(msg)
     if genes == wanted:
         return values
-    position = pd.Index(genes).get_indexer(wanted) if len(set(genes)) == len(genes) else np.array([-1])
+    twice = sorted({gene for gene in genes if genes.count(gene) > 1}) if len(set(genes)) < len(genes) else []
+    if twice:
+        msg = (
+            f"model: expected genes of {name} in the order of adata.var_names, or every gene once, got another order with "
+            f"{shorten(twice, limit=3)} more than once. Make names unique on both sides (var_names_make_unique), or sort "
+            "the columns."
+        )
+        raise FeatureMismatch(msg)
+    position = pd.Index(genes).get_indexer(wanted)
     if (position < 0).any():
         absent = [gene for gene in wanted if gene not in set(genes)]
         msg = (

@@ -11,11 +11,12 @@ import numpy as np
 import pandas as pd
 
 from perturbia import _keys
-from perturbia.errors import LabelError, LeakageError, PerturbiaError, SplitError, shorten
+from perturbia.errors import FeatureMismatch, LabelError, LeakageError, PerturbiaError, SplitError, shorten
 from perturbia.model.base._features import check_features
 from perturbia.model.base._registered_model import RegisteredModel
 from perturbia.perturbation import as_perturbation, dosage_labels, dosage_matrix
 from perturbia.stats import log1p_cp10k
+from perturbia.tl._cell_order import rank_by_name
 from perturbia.tl._copies import in_memory
 from perturbia.tl._evaluation.registration import Registration, read_dosage
 from perturbia.tl.observed_effects import effects
@@ -88,7 +89,7 @@ class JudgedScreen:
     @cached_property
     def rank(self) -> np.ndarray:
         """Rank of each cell by its name: draws in this order do not depend on how the cells are ordered."""
-        return np.argsort(np.argsort(self.adata.obs_names.to_numpy().astype(str), kind="stable"), kind="stable")
+        return rank_by_name(self.adata.obs_names)
 
     def canonical(self, label: str) -> str:
         """Canonical spelling of a label that is canonical already or as the user spells it."""
@@ -218,11 +219,19 @@ def read_screen(adata: AnnData, registration: Registration, *, models: Sequence[
 
     Raises
     ------
+    FeatureMismatch
+        If there are no cells, or fewer than two features.
     SplitError
         If the column is missing, or does not mark training and test cells.
     LabelError, ControlError, ScaleError
         If labels, covariates or features can not be read.
     """
+    if adata.n_obs == 0 or adata.n_vars < 2:
+        msg = (
+            f"adata: expected cells and two features or more, got {adata.n_obs} × {adata.n_vars}. Check how the data were "
+            "filtered: scores compare effects over features."
+        )
+        raise FeatureMismatch(msg)
     split = adata.uns.get(split_key, {})
     split = dict(split) if hasattr(split, "keys") else {}
     where = registration.filled(models, split)
