@@ -15,6 +15,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "group_moments": ["GroupEffects", "GroupMoments", "effects_against", "group_means"],
         "kernel_discrepancy": ["KernelDiscrepancies", "median_distance", "mmd", "pairwise_mmd"],
         "low_rank": ["low_rank_ridge"],
+        "matched_effects": ["matched_effects"],
         "mixture": ["ShiftedMixture", "shifted_mixture"],
         "normalization": ["log1p_cp10k"],
         "paired_samples": ["PairedComparison", "paired_comparison"],

@@ -13,7 +13,7 @@ from scipy.special import stdtr
 from scipy.stats import false_discovery_control
 
 from perturbia.errors import ScaleError
-from perturbia.stats import group_means, log1p_cp10k, pairwise_energy_distance
+from perturbia.stats import group_means, log1p_cp10k, matched_effects, pairwise_energy_distance
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -40,6 +40,7 @@ class _Screen:
     features: Any  # (n_cells, n_genes), CSR for counts
     is_counts: bool
     codes: np.ndarray  # group of each cell, 0 the control
+    batch: np.ndarray  # of each cell
 
     @cached_property
     def logs(self) -> Any:
@@ -63,32 +64,10 @@ class _Fixed:
     top: np.ndarray  # genes whose correlations are checked
     centre: np.ndarray
     loadings: np.ndarray  # of the principal components
-    control_weight: np.ndarray  # of the controls of each batch in the effects of perturbations
-    control_batch: np.ndarray  # of each control cell
 
 
-def _ate(screen: _Screen, fixed: _Fixed) -> np.ndarray:
-    controls = group_means(screen.logs[screen.codes == 0], fixed.control_batch, with_variance=False)
-    return screen.log_moments.mean[1:] - fixed.control_weight @ controls.mean
-
-
-def control_weights(codes: np.ndarray, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Weight of the controls of each batch in the effect of each group, and the batch of each control cell.
-
-    The weight of a batch is its share of the cells of the group, as in `tl.effects`; cells in batches without controls are
-    compared with all controls. `(n_groups - 1, n_batches)` over the batches that have controls, and their codes.
-    """
-    with_controls, of_control = np.unique(batch[codes == 0], return_inverse=True)
-    n_control = np.bincount(of_control)
-    group = codes[codes > 0] - 1
-    place = np.searchsorted(with_controls, batch[codes > 0])
-    place[place == len(with_controls)] = 0
-    known = with_controls[place] == batch[codes > 0]
-    size = np.zeros((int(codes.max()), len(with_controls)))
-    np.add.at(size, (group[known], place[known]), 1)
-    total = np.bincount(group, minlength=len(size))[:, None]
-    alone = total - size.sum(1, keepdims=True)
-    return (size + alone * n_control / n_control.sum()) / total, of_control
+def _ate(screen: _Screen, _: _Fixed) -> np.ndarray:
+    return matched_effects(screen.logs, screen.codes, screen.batch, reference=0)
 
 
 def _variance_mean_ratio(screen: _Screen, _: _Fixed) -> np.ndarray:
@@ -201,14 +180,13 @@ class StatisticSet:
         if len(self._chosen) < len(statistics):
             msg = f"statistics: expected distinct names, got {list(map(str, statistics))}. Give functions names of their own."
             raise ValueError(msg)
-        self._codes, self._is_counts = codes, is_counts
+        self._codes, self._batch, self._is_counts = codes, batch, is_counts
         self._labels = groups[codes]
-        screen = _Screen(observed, is_counts, codes)
+        screen = _Screen(observed, is_counts, codes, batch)
         self._fixed = _hold(
             screen,
             groups,
             genes,
-            control_weights(codes, batch),
             n_top_genes=n_top_genes if "gene_correlation" in self._chosen else 0,
             n_comps=n_comps if "edistance" in self._chosen else 0,
         )
@@ -217,7 +195,7 @@ class StatisticSet:
 
     def of(self, features: Any) -> dict[str, np.ndarray]:
         """Statistics of a replicate, one vector each."""
-        return self._evaluate(_Screen(features, self._is_counts, self._codes))
+        return self._evaluate(_Screen(features, self._is_counts, self._codes, self._batch))
 
     def _evaluate(self, screen: _Screen) -> dict[str, np.ndarray]:
         out = {}
@@ -272,7 +250,6 @@ def _hold(
     screen: _Screen,
     groups: np.ndarray,
     genes: np.ndarray,
-    controls: tuple[np.ndarray, np.ndarray],
     *,
     n_top_genes: int,
     n_comps: int,
@@ -288,7 +265,7 @@ def _hold(
 
         pca = PCA(min(n_comps, min(screen.logs.shape) - 1), svd_solver="arpack", random_state=0)
         loadings = pca.fit(screen.logs).components_.T
-    return _Fixed(groups, genes, top, centre, loadings, *controls)
+    return _Fixed(groups, genes, top, centre, loadings)
 
 
 def check_names(statistics: Sequence[str | Callable], *, is_counts: bool) -> None:

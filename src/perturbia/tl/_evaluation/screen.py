@@ -15,7 +15,7 @@ from perturbia.errors import FeatureMismatch, LabelError, LeakageError, Perturbi
 from perturbia.model.base._features import check_features
 from perturbia.model.base._registered_model import RegisteredModel
 from perturbia.perturbation import as_perturbation, dosage_labels, dosage_matrix
-from perturbia.stats import log1p_cp10k
+from perturbia.stats import log1p_cp10k, matched_effects
 from perturbia.tl._cell_order import rank_by_name
 from perturbia.tl._copies import in_memory
 from perturbia.tl._evaluation.registration import Registration, read_dosage
@@ -81,7 +81,7 @@ class JudgedScreen:
     spelling: dict[str, Any]
     split: dict[str, Any] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def is_control(self) -> np.ndarray:
         """Which cells are controls."""
         return np.diff(self.dosage.indptr) == 0
@@ -125,20 +125,24 @@ class JudgedScreen:
 
     def cells(self, rows: np.ndarray) -> np.ndarray:
         """Cells on the scale of effects, dense float32, in the order of `rows`."""
-        distinct, inverse = np.unique(rows, return_inverse=True)
-        if self._normalized is not None:
-            values = self._normalized[distinct]
-        elif self.registered_scale == "counts":
-            values = log1p_cp10k(self.adata.X[distinct])
-        else:
-            values = self.adata.X[distinct]
+        values = self.normalized(rows)
         dense = values.toarray() if hasattr(values, "toarray") else np.asarray(values)
-        return dense.astype(np.float32, copy=False)[inverse]
+        return dense.astype(np.float32, copy=False)
 
     def normalized(self, rows: np.ndarray) -> Any:
         """Cells on the scale of effects in the form of the data, sparse or dense."""
+        if self._normalized is not None:
+            return self._normalized[rows]
         matrix = self.adata.X[rows]
         return log1p_cp10k(matrix) if self.registered_scale == "counts" else matrix
+
+    def mean_effects(self, rows: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Effects of groups of cells against controls of the same batch and context, without errors.
+
+        `groups` holds the code of each of the `rows`, -1 for the controls; codes that occur, and float64 effects.
+        """
+        effects = matched_effects(self.normalized(rows), groups, self.stratum_codes[rows], reference=-1)
+        return np.unique(groups[groups >= 0]), effects
 
     @cached_property
     def strata(self) -> np.ndarray:
@@ -146,6 +150,17 @@ class JudgedScreen:
         if self.stratum_key is None:
             return np.full(self.adata.n_obs, "")
         return self.adata.obs[STRATUM].astype(str).to_numpy()
+
+    @cached_property
+    def stratum_codes(self) -> np.ndarray:
+        """Batch and context of each cell as integers."""
+        return pd.factorize(self.strata)[0]
+
+    @cached_property
+    def label_codes(self) -> np.ndarray:
+        """Perturbation of each cell as an integer, in the order of labels; -1 for controls."""
+        codes = pd.factorize(self.labels, sort=True)[0]
+        return np.where(self.is_control, -1, codes)
 
     @cached_property
     def _normalized(self) -> Any:
@@ -271,6 +286,7 @@ def read_screen(adata: AnnData, registration: Registration, *, models: Sequence[
         matrix = adata.X if where.layer is None else adata.layers[where.layer]
         if adata.isbacked:  # read once: judging asks for the same cells many times
             matrix = matrix.to_memory() if hasattr(matrix, "to_memory") else matrix[:]
+        matrix = matrix.tocsr() if hasattr(matrix, "tocsr") else matrix  # rows are what is asked for
         shallow = New(matrix, obs=obs, var=pd.DataFrame(index=adata.var_names.copy()))
     scale = str(where.scale)
     return JudgedScreen(
