@@ -20,6 +20,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "interval_calibration": ["CoverageCurve", "coverage_curve", "interval_coverage"],
         "latent_recovery": ["LatentMatching", "latent_mcc", "linear_r2", "match_latents"],
         "likelihood_comparison": ["LikelihoodComparison", "paired_iwelbo"],
+        "log_fold_change": ["log_fold_change"],
         "mask_recovery": ["MaskScores", "mask_scores"],
         "probability_scores": ["crps_gaussian", "crps_samples"],
         "rank_agreement": ["effect_rank_correlation"],

@@ -98,8 +98,9 @@ def evaluate(
     adata
         Data with `obs[split_key]`; by default the data of the model. Not written to.
     protocol
-        ``"core"``, ``"sams-vae"``, ``"systema"``, ``"cell-eval"``, ``"perturbench"``, or a list of protocols and names of
-        measures; `metrics` of the result describes them.
+        ``"core"``, ``"sams-vae"``, ``"systema"``, ``"cell-eval"``, ``"vcc"`` (its three scores of the Virtual Cell
+        Challenge), ``"perturbench"``, or a list of protocols and names of measures, such as ``["core", "top50"]``;
+        `metrics` of the result describes them.
     baselines
         ``"auto"`` fits every baseline of :mod:`perturbia.model` that can answer; or names of some; or fitted models by
         name; or None, for a table without any.

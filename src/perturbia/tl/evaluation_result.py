@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["EvaluationResult"]
 
-_TEXT = ("model", "axis", "role", "metric", "reference", "perturbation", "context", "stratum")
+_TEXT = ("model", "axis", "split", "role", "metric", "reference", "perturbation", "context", "stratum")
 
 
 @dataclass(frozen=True, repr=False)
@@ -30,7 +30,8 @@ class EvaluationResult:
     Attributes
     ----------
     table
-        Long table, one row for each method, measure and judged pair of perturbation and context: `model`, `axis`, `role`
+        Long table, one row for each method, measure and judged pair of perturbation and context: `model`, `axis`, `split` (its
+        key), `role`
         (``model``, ``baseline``, ``reference``; ``repeat``: what a second experiment would score as a prediction, from
         halves of the held-out cells, corrected to full size where measures allow it; ``ceiling``: what the true effects,
         or for distances the true cells, would score), `metric`, `reference` (what effects are relative to), `perturbation` (empty for scores over all),
@@ -91,12 +92,14 @@ class EvaluationResult:
 
         Returns
         -------
-        Methods × (statistic, measure): ``value``; ``low`` and ``high`` of the interval; ``n`` conditions that count
+        Methods × (statistic, measure): ``value``; ``low`` and ``high`` of the interval; ``median``, ``q25`` and ``q75`` over
+        perturbations; ``n`` conditions that count
         and ``n_undefined`` that do not, because they have no score (NaN in the table) or, in scores over all, could not
         enter it; ``rank`` among models and baselines, 1 best;
         ``rescaled``: 0 at the mean baseline (no change, without it), 1 at what the true effects would score, over the
-        perturbations for which that is known; ``normalized``: 0 at the same baseline, 1 at a perfect score, as cell-eval
-        normalises but not clipped at 0, because the clip makes errors free. Scores over all count their interval from resampled perturbations, too.
+        perturbations for which that is known; ``normalized``: 0 at the same baseline, 1 at a perfect score and not above, as
+        cell-eval normalises but not clipped at 0, because the clip makes errors free. Both are NaN where the baseline is as
+        good as the other end up to noise. Scores over all count their interval from resampled perturbations, too.
         Under `by` the index holds (group, method).
 
         Notes
@@ -145,7 +148,8 @@ class EvaluationResult:
         Returns
         -------
         One row a measure: `value`, `other`, `other_value`, `difference` with its paired bootstrap interval `low` to `high`,
-        `p_value` of Wilcoxon's signed-rank test, `share_better` (of perturbations, ties count half), `n`. Scores over all
+        `p_value` of Wilcoxon's signed-rank test, `share_better` (share of perturbations on which the first is better, ties count
+        half: .5 where neither is), `n`. Scores over all
         have a difference alone. Intervals and p-values hold for the control cells at hand: where these are few, methods
         differ by the noise that all effects share.
 

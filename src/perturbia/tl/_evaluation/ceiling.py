@@ -13,7 +13,6 @@ from perturbia.stats import spearman_brown
 from perturbia.tl._evaluation.matched_cells import match_cells
 from perturbia.tl._evaluation.measure import Overall, score_rows
 from perturbia.tl._evaluation.predictions import Prediction
-from perturbia.tl._evaluation.scores import TOP
 
 if TYPE_CHECKING:
     from perturbia.tl._evaluation.measure import Measure
@@ -84,7 +83,7 @@ def _noise_allows(measure: Measure, truth: Truth) -> tuple[np.ndarray, np.ndarra
 def _score_of_halves(measure: Measure, truth: Truth, halving: int) -> tuple[np.ndarray | float, np.ndarray]:
     """One half as the truth, the other as a prediction, where both have the cells for it; and the conditions used."""
     if measure.noise == "correlation of halves":
-        return _top_genes_of_quarters(truth.repeats[halving], whole=measure.level == "all")
+        return _top_genes_of_quarters(truth.repeats[halving], top=measure.top, whole=measure.level == "all")
     cells, plain = measure.reads == "cells", measure.noise == "distance"
     centred = measure.reference == "perturbed centroid"
     key = (halving, cells, plain, centred)
@@ -103,7 +102,7 @@ def _score_of_halves(measure: Measure, truth: Truth, halving: int) -> tuple[np.n
     return found, np.isfinite(found)
 
 
-def _top_genes_of_quarters(halving: Halving, *, whole: bool) -> tuple[np.ndarray | float, np.ndarray]:
+def _top_genes_of_quarters(halving: Halving, *, top: int, whole: bool) -> tuple[np.ndarray | float, np.ndarray]:
     """Genes of one half, on which the two quarters of the other are correlated, both ways."""
     first, second = halving.effects
     sides = ((second, halving.quarters[0], halving.quarters[1]), (first, halving.quarters[2], halving.quarters[3]))
@@ -118,7 +117,7 @@ def _top_genes_of_quarters(halving: Halving, *, whole: bool) -> tuple[np.ndarray
             one[used],
             other[used],
             selection=choice[used],
-            k=min(TOP, first.shape[1]),
+            k=min(top, first.shape[1]),
             per_perturbation=not whole,
         )
         for choice, one, other in sides

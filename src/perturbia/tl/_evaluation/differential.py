@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 
 __all__ = ["DIFFERENTIAL", "DifferentialTable"]
 
+#: How tests are made comparable, and why a perfect prediction stays short of the best value.
+TESTED = (
+    " Tests take as many held-out as predicted cells, the same number for every method; each side has controls of its own, "
+    "so that a perfect prediction stays short of the best value."
+)
+
 CONTROL = "control"
 MIN_CLUSTERED = 3
 
@@ -142,7 +148,7 @@ DIFFERENTIAL: tuple[Measure, ...] = (
         "overlap_at_n",
         "DES (overlap at N)",
         "Share of the N significant genes of held-out cells that are among the N strongest significant genes of predicted "
-        "cells; 0 where held-out cells have none.",
+        "cells; 0 where held-out cells have none." + TESTED,
         _per_condition(
             lambda true, predicted: metrics.overlap_at_n(
                 true.fold_change, true.fdr, predicted.fold_change, predicted.fdr, per_perturbation=True

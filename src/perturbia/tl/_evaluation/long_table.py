@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["COLUMNS", "describe_measures", "score_table"]
 
 COLUMNS = (
-    "model", "axis", "role", "metric", "reference", "perturbation", "context", "value", "low", "high", "n", "n_undefined",
+    "model", "axis", "split", "role", "metric", "reference", "perturbation", "context", "value", "low", "high", "n", "n_undefined",
     "n_cells", "n_targets", "seen_members", "strength", "stratum",
 )  # fmt: skip
 
@@ -91,6 +91,7 @@ def _long_table(scores: Sequence[tuple[str, str, Measure, Any, tuple[float, floa
     out = out.assign(
         model=repeated([score[0] for score in scores]),
         axis=judged.screen.axis,
+        split=judged.screen.split_key,
         role=repeated([score[1] for score in scores]),
         metric=repeated([score[2].name for score in scores]),
         reference=repeated([score[2].reference for score in scores]),

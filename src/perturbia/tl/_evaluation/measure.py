@@ -49,6 +49,8 @@ class Measure:
         What effects are relative to.
     tests
         Whether it calls differential expression, on as many predicted as held-out cells.
+    top
+        How many strongest genes it looks at, 0 for all.
     flattened
         Kind of a score whose interval comes from :mod:`perturbia.tl._evaluation.flattened`.
     """
@@ -66,6 +68,7 @@ class Measure:
     unit: str = ""
     reference: str = "control"
     tests: bool = False
+    top: int = 0
     flattened: str = ""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,18 +22,22 @@ __all__ = [
     "TOP",
     "against_centroid",
     "centroid_accuracy",
+    "compared",
     "direction",
     "distances",
+    "fold_changes",
     "jaccard_of_top_genes",
     "likelihood",
     "on_effects",
     "on_means",
+    "profiles",
     "retrieval",
     "top_genes_of_halves",
     "top_genes_of_truth",
 ]
 
 TOP = 20
+MAX_AVERAGED = 1000  # controls of a context whose mean PerturBench takes
 MAX_SCORED = 2000  # cells whose likelihood is asked for
 
 
@@ -76,13 +81,13 @@ def against_centroid(*, top: bool) -> Callable[[Truth, Prediction], np.ndarray]:
     return measure
 
 
-def top_genes_of_halves(*, per_perturbation: bool) -> Callable[[Truth, Prediction], Any]:
+def top_genes_of_halves(*, per_perturbation: bool, top: int = TOP) -> Callable[[Truth, Prediction], Any]:
     """Genes are chosen on one half of the held-out cells and scored on the other, both ways."""
 
     def measure(truth: Truth, prediction: Prediction) -> Any:
         one, two = truth.halves
         both = np.isfinite(one).all(axis=1) & np.isfinite(two).all(axis=1)
-        k = min(TOP, one.shape[1])
+        k = min(top, one.shape[1])
         found = np.full(len(one), np.nan)
         if not both.any():
             return found if per_perturbation else Overall.undefined(len(one))
@@ -117,12 +122,62 @@ def top_genes_of_truth(score: Score) -> Callable[[Truth, Prediction], Overall]:
     return measure
 
 
-def jaccard_of_top_genes(truth: Truth, prediction: Prediction) -> np.ndarray:
-    """Signed overlap of the strongest genes, at most 20 of them."""
-    k = min(TOP, truth.effects.shape[1])
-    return score_rows(
-        metrics.top_gene_jaccard, truth.effects, prediction.effects, k=k, signed=True, per_perturbation=True
+def jaccard_of_top_genes(*, top: int = TOP) -> Callable[[Truth, Prediction], np.ndarray]:
+    """Signed overlap of at most so many strongest genes."""
+
+    def measure(truth: Truth, prediction: Prediction) -> np.ndarray:
+        k = min(top, truth.effects.shape[1])
+        return score_rows(
+            metrics.top_gene_jaccard, truth.effects, prediction.effects, k=k, signed=True, per_perturbation=True
+        )
+
+    return measure
+
+
+def profiles(truth: Truth, prediction: Prediction) -> tuple[np.ndarray, np.ndarray]:
+    """Means of held-out and of predicted cells."""
+    return truth.means, prediction.populations[0]
+
+
+def fold_changes(truth: Truth, prediction: Prediction) -> tuple[np.ndarray, np.ndarray]:
+    """PerturBench's log fold changes of these means, each side against controls of its own; NaN without a logarithm of counts.
+
+    Controls are at most 1,000 of the context: held-out ones for the truth, those that models may have seen for predictions.
+    """
+    sides = profiles(truth, prediction)
+    if truth.screen.scale != "log1p_cp10k":
+        return np.full_like(sides[0], np.nan), np.full_like(sides[1], np.nan)
+    true, predicted = (
+        metrics.log_fold_change(means, _mean_controls(truth, held_out=held_out))
+        for means, held_out in zip(sides, (True, False), strict=True)
     )
+    return true, predicted
+
+
+def _mean_controls(truth: Truth, *, held_out: bool) -> np.ndarray:
+    """Mean of the controls of the context of each condition, batches pooled."""
+    cache = truth.__dict__.setdefault("mean_controls", {})
+    if held_out not in cache:
+        means = {
+            context: truth.screen.cells(
+                truth.control_rows(held_out=held_out, context=context, limit=MAX_AVERAGED)
+            ).mean(axis=0, dtype=np.float64)
+            for context in set(truth.contexts)
+        }
+        cache[held_out] = np.stack([means[context] for context in truth.contexts])
+    return cache[held_out]
+
+
+def compared(
+    values: Callable[[Truth, Prediction], tuple[np.ndarray, np.ndarray]], score: Callable[[Truth, Prediction], Any]
+) -> Callable[[Truth, Prediction], Any]:
+    """A score of effects on other values of both sides."""
+
+    def measure(truth: Truth, prediction: Prediction) -> Any:
+        true, predicted = values(truth, prediction)
+        return score(replace(truth, effects=true), replace(prediction, effects=predicted))
+
+    return measure
 
 
 def direction(truth: Truth, prediction: Prediction) -> np.ndarray:

@@ -63,6 +63,8 @@ class JudgedScreen:
         Column of the user that holds contexts.
     spelling
         Control labels and separator in the spelling of the user.
+    split_key
+        Column of the user that holds the split.
     split
         What `tl.split` wrote about the split, empty if it did not make it.
     """
@@ -79,6 +81,7 @@ class JudgedScreen:
     registered_scale: str
     context_key: str | None
     spelling: dict[str, Any]
+    split_key: str
     split: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
@@ -302,6 +305,7 @@ def read_screen(adata: AnnData, registration: Registration, *, models: Sequence[
         registered_scale=scale,
         context_key=where.context_key,
         spelling={"control": where.control or "control", "sep": "+" if where.sep is None else where.sep},
+        split_key=split_key,
         split=split,
     )
 
