@@ -866,6 +866,9 @@ def test_batches_without_controls_are_counted(screen):
     assert found.info["n_unmatched_cells"] == int(alone.sum())
     assert found.info["n_unmatched_perturbations"] == len(labels_of(adata))
     assert any("batches without controls" in text for text in found.cautions())
+    train = (adata.obs["batch"] == first) & (adata.obs["pb_split"] == "train")
+    assert found.info["n_unmatched_training_cells"] == int(train.sum())
+    assert any("training cells are in batches without training controls" in text for text in found.cautions())
     quiet = judge(screen, pd.DataFrame(0.0, index=labels_of(screen), columns=screen.var_names), protocol=["rmse"])
     assert quiet.info["n_unmatched_cells"] == 0
 

@@ -7,6 +7,7 @@ import lazy_loader as _lazy
 __getattr__, __dir__, __all__ = _lazy.attach(
     __name__,
     submod_attrs={
+        "batch_matching": ["matched_effects"],
         "bootstrap": ["BootstrapMean", "bootstrap_mean"],
         "correlation": ["centre_rows", "row_correlation"],
         "energy": ["EnergyDistances", "energy_distance", "pairwise_energy_distance"],
@@ -15,7 +16,6 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "group_moments": ["GroupEffects", "GroupMoments", "effects_against", "group_means"],
         "kernel_discrepancy": ["KernelDiscrepancies", "median_distance", "mmd", "pairwise_mmd"],
         "low_rank": ["low_rank_ridge"],
-        "matched_effects": ["matched_effects"],
         "mixture": ["ShiftedMixture", "shifted_mixture"],
         "normalization": ["log1p_cp10k"],
         "paired_samples": ["PairedComparison", "paired_comparison"],

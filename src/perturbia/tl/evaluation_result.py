@@ -51,7 +51,7 @@ class EvaluationResult:
         Protocol, axis and digest of the split, sizes, seed, versions; which baselines were left out and why
         (`left_out`), which perturbations had too few held-out cells (`too_few_cells`), how many perturbations have
         held-out cells in batches without controls, and how many cells (`n_unmatched_perturbations`,
-        `n_unmatched_cells`), and whether the truth had to use controls that models have seen (`controls_shared`).
+        `n_unmatched_cells`, and `n_unmatched_training_cells` of the training), and whether the truth had to use controls that models have seen (`controls_shared`).
     """
 
     table: pd.DataFrame

@@ -112,7 +112,7 @@ def _numbers(truth: Truth, prediction: Prediction) -> Overall:
     responding = (true < FDR).any(axis=1)
     n_cells = int(matched_sizes(truth)[responding].sum())
     try:
-        return Overall.of(metrics.de_spearman_significant(true, predicted), responding, n_cells=n_cells)
+        return Overall.of(metrics.de_spearman_significant(true, predicted), np.asarray(responding), n_cells=n_cells)
     except ValueError as error:
         if "significant" not in str(error):
             raise

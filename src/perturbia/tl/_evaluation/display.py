@@ -67,6 +67,11 @@ def cautions(result: EvaluationResult) -> list[str]:
             "batches without controls and are compared with the controls of all batches: their effects hold what batches "
             "differ by."
         )
+    if info["n_unmatched_training_cells"]:
+        found.append(
+            f"{info['n_unmatched_training_cells']:,} training cells are in batches without training controls: what baselines "
+            "learn of them holds what batches differ by."
+        )
     found += [*_few_tested(result), *_undefined(result)]
     if info["left_out"]:
         found.append(f"Not applicable: {', '.join(info['left_out'])}.")

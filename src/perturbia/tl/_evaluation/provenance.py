@@ -82,6 +82,7 @@ def describe_run(
         "controls_shared": bool(judged.controls_shared),
         "n_unmatched_cells": int(n_unmatched.sum()),
         "n_unmatched_perturbations": int((n_unmatched > 0).sum()),
+        "n_unmatched_training_cells": screen.n_unmatched_training,
         "too_few_cells": {f"{a} in {b}" if b else a: int(n) for (a, b), n in judged.left_out.items()},
         "left_out": left_out,
         "training_unknown": [one.name for one in predictions if not one.training_known],

@@ -154,6 +154,13 @@ class JudgedScreen:
             return np.full(self.adata.n_obs, "")
         return self.adata.obs[STRATUM].astype(str).to_numpy()
 
+    @property
+    def n_unmatched_training(self) -> int:
+        """Perturbed training cells in batches and contexts without training controls."""
+        trained = self.part == "train"
+        known = np.isin(self.strata, np.unique(self.strata[trained & self.is_control]))
+        return int((trained & ~self.is_control & ~known).sum())
+
     @cached_property
     def stratum_codes(self) -> np.ndarray:
         """Batch and context of each cell as integers."""
