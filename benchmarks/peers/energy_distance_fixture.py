@@ -33,12 +33,12 @@ def main() -> None:
         np.zeros((len(labels), 1)), obs=pd.DataFrame({"group": labels}, index=[f"cell{i}" for i in range(len(labels))])
     )
     adata.obsm["X_pca"] = points
-    pairs = pertpy.tools.Distance("edistance", obsm_key="X_pca").pairwise(
-        adata, groupby="group", show_progressbar=False
-    )
-    fixture = json.loads(FIXTURE.read_text()) if FIXTURE.exists() else {"values": {}}
+    fixture = json.loads(FIXTURE.read_text()) if FIXTURE.exists() else {"values": {}, "squared": {}}
     fixture |= {"points": points.tolist(), "labels": labels.tolist(), "groups": list(COUNT)}
-    fixture["values"][version("pertpy")] = pairs.loc[list(COUNT), list(COUNT)].to_numpy(dtype=float).tolist()
+    for key, metric in (("values", "euclidean"), ("squared", "sqeuclidean")):
+        distance = pertpy.tools.Distance("edistance", obsm_key="X_pca", cell_wise_metric=metric)
+        pairs = distance.pairwise(adata, groupby="group", show_progressbar=False)
+        fixture.setdefault(key, {})[version("pertpy")] = pairs.loc[list(COUNT), list(COUNT)].to_numpy(float).tolist()
     FIXTURE.write_text(json.dumps(fixture) + "\n")
 
 

@@ -100,3 +100,10 @@ def test_results_that_do_not_go_together():
         pl.calibration({})
     with pytest.raises(ValueError, match="got 9"):
         pl.calibration({str(i): make_result() for i in range(9)})
+
+
+def test_something_else_than_a_result():
+    with pytest.raises(TypeError, match=r"result: expected the result of perturbia.tl.calibration, got dict"):
+        pl.calibration({"a": {}})
+    with pytest.raises(TypeError, match="got NoneType. Make one with perturbia.tl.calibration"):
+        pl.calibration(None)

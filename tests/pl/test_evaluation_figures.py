@@ -416,3 +416,20 @@ def test_axes_leave_out_what_is_far_worse(means, others, options, low, high):
     found = score_limits(np.array(means), np.array(others), **options)
     pad = 0.04 * (high - low)
     np.testing.assert_allclose(found, (low - pad, high + pad))
+
+
+@pytest.mark.parametrize("figure", [pl.report, pl.metric_strip, pl.strata, pl.retrieval_matrix])
+def test_something_else_than_a_result(figure):
+    with pytest.raises(
+        TypeError, match=r"result: expected the result of perturbia.tl.evaluate, got (str|NoneType)\. Make one"
+    ):
+        figure("x")
+    with pytest.raises(TypeError, match="got NoneType"):
+        figure(None)
+
+
+def test_figures_take_what_was_evaluated():
+    found = judge(baselines=["Mean"], protocol=["rmse"])
+    assert pl.strata(found).get_ylabel().startswith("RMSE")
+    for figure in (pl.report, pl.metric_strip, pl.retrieval_matrix):
+        figure(found)

@@ -94,3 +94,10 @@ def test_replicates_without_spread_can_be_drawn(tmp_path):
     pl.ppc(check).savefig(tmp_path / "a.png")
     low, high = pl.ppc(check).axes[0].get_xlim()
     assert low < 1 < high
+
+
+def test_something_else_than_a_result():
+    with pytest.raises(TypeError, match="got NoneType. Make one with perturbia.tl.posterior_predictive_check"):
+        pl.ppc(None)
+    with pytest.raises(TypeError, match=r"got PredictiveCheck. Draw this one with perturbia.pl.ppc"):
+        pl.report(make_check())

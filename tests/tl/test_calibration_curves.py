@@ -284,3 +284,19 @@ def test_what_is_missing_is_named(screen, empirical):
     pb.model.Empirical.setup_anndata(bare, perturbation_key="perturbation")
     with pytest.raises(NotTrainedError):
         calibration(pb.model.Empirical(bare))
+
+
+def test_the_registered_batch_is_used_as_in_evaluate():
+    adata = make_screen(n_batches=3)
+    model = fit("JamesStein", adata, batch_key="batch")
+    by_default, by_name = calibration(model), calibration(model, batch_key="batch")
+    pd.testing.assert_frame_equal(by_default.perturbations, by_name.perturbations)
+    held = np.flatnonzero(adata.obs["pb_split"] == "test")
+    observed = effects(adata, cells=held, batch_key="batch", min_cells=10)
+    np.testing.assert_allclose(
+        by_default.perturbations["se_observed"], np.sqrt((observed.layers["se"].astype(float) ** 2).mean(1)), rtol=1e-5
+    )
+    judged = pb.tl.evaluate(model, baselines=None, protocol=["rmse"], min_cells=10)
+    np.testing.assert_allclose(judged.values("rmse")["JamesStein"], by_default.perturbations["rmse"], rtol=1e-4)
+    with pytest.raises(LabelError, match="batch_key: expected a complete column"):
+        calibration(model, batch_key="nowhere")

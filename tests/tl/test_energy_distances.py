@@ -5,10 +5,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
+from scipy.spatial.distance import squareform
 
 from perturbia.errors import ControlError, FeatureMismatch, LabelError
 from perturbia.stats import energy_distance
-from perturbia.tl import edistance
+from perturbia.tl import edistance, etest
 
 LABELS = ["ctrl"] * 12 + ["A+ctrl"] * 7 + ["B+A"] * 4 + ["A+B"] * 5 + ["B"] * 6
 
@@ -109,3 +110,29 @@ def test_one_group_and_missing_values_are_refused():
     adata.obsm["X_pca"][3, 1] = np.nan
     with pytest.raises(ValueError, match="X: expected finite numbers"):
         edistance(adata, control="ctrl")
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "sqeuclidean"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_all_pairs_are_exactly_symmetric(metric, dtype):
+    rng = np.random.default_rng(0)
+    obs = pd.DataFrame({"perturbation": rng.choice([f"P{i}" for i in range(30)], 1500)}, index=map(str, range(1500)))
+    adata = ad.AnnData(np.zeros((1500, 1), dtype=np.float32), obs=obs)
+    adata.obsm["X_pca"] = rng.normal(3.0, 1.0, size=(1500, 20)).astype(dtype)
+    table = edistance(adata, metric=metric).to_numpy()
+    assert (table == table.T).all()
+    assert len(squareform(table)) == 30 * 29 // 2
+
+
+def test_draws_do_not_depend_on_the_order_of_cells():
+    adata = screen()
+    moved = adata[np.random.default_rng(0).permutation(adata.n_obs)].copy()
+    pd.testing.assert_frame_equal(edistance(adata, max_cells=4), edistance(moved, max_cells=4))
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, True, None])
+def test_bad_seeds(seed):
+    with pytest.raises(ValueError, match="seed: expected a whole number of 0 or more"):
+        edistance(screen(), seed=seed)
+    with pytest.raises(ValueError, match="seed: expected a whole number of 0 or more"):
+        etest(screen(), control="ctrl", seed=seed)

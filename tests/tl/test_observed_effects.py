@@ -115,3 +115,20 @@ def test_fractions_are_no_counts():
     adata.X = adata.X + 0.5
     with pytest.raises(ScaleError, match="counts"):
         effects(adata)
+
+
+def test_batches_without_controls_are_counted_and_said():
+    adata = screen()
+    adata.obs["batch"] = ["x"] * 9 + ["x", "x", "y", "y", "y", "z"] + ["x"] * 8
+    with pytest.warns(
+        RuntimeWarning, match="batch_key: 1 perturbations have cells in batches without controls, 4 in all"
+    ):
+        out = effects(adata, batch_key="batch")
+    assert out.obs["n_unmatched"].to_dict() == {"A": 4, "A+B": 0}
+
+
+def test_cells_in_any_order():
+    adata = screen()
+    rows = np.random.default_rng(0).permutation(adata.n_obs)
+    np.testing.assert_array_equal(effects(adata, cells=rows).X, effects(adata).X)
+    np.testing.assert_array_equal(effects(adata, cells=rows - adata.n_obs).X, effects(adata).X)

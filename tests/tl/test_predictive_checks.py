@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
@@ -162,6 +163,7 @@ def statistic(small, name, **options):
     counts, codes, groups = small
     options = {"n_top_genes": 3, "n_comps": 2, **options}
     genes = np.array([f"g{i}" for i in range(counts.shape[1])])
+    options.setdefault("batch", np.zeros(len(codes), dtype=int))
     out = StatisticSet(
         sp.csr_matrix(counts), codes=codes, groups=groups, genes=genes, statistics=[name], is_counts=True, **options
     )
@@ -192,6 +194,21 @@ def test_statistics_of_genes_are_those_written_out(small):
     one = np.zeros(50)
     one[7] = 1
     assert one.var(ddof=1) / one.mean() == pytest.approx(1.0)  # why an absent gene has the ratio 1
+
+
+@pytest.mark.filterwarnings("ignore:batch_key")
+@pytest.mark.parametrize("blind", [False, True])
+def test_effects_are_those_of_tl_effects_within_batches(small, blind):
+    counts, codes, groups = small
+    batch = np.random.default_rng(0).integers(0, 3, len(codes))
+    if blind:
+        batch[(codes == 0) & (batch == 2)] = 1  # a batch without controls
+    counts = counts[1:]  # the first cell has no counts, which tl.effects refuses
+    codes, batch = codes[1:], batch[1:]
+    ate = statistic((counts, codes, groups), "ate", batch=batch)[0].reshape(2, 6)
+    obs = pd.DataFrame({"perturbation": groups[codes], "batch": batch.astype(str)}, index=map(str, range(len(codes))))
+    expected = pb.tl.effects(ad.AnnData(sp.csr_matrix(counts), obs=obs), batch_key="batch")
+    np.testing.assert_allclose(ate, expected.X, atol=1e-5)
 
 
 def test_statistics_of_groups_are_those_written_out(small):
@@ -392,6 +409,8 @@ def test_features_that_are_no_counts():
     ("arguments", "error", "match"),
     [
         ({"statistics": ["variance"]}, ValueError, "statistics"),
+        ({"statistics": []}, ValueError, "statistics: expected functions or names among .*, got none"),
+        ({"seed": -1}, ValueError, "seed: expected a whole number"),
         ({"n_replicates": 18}, ValueError, "19"),
         ({"n_replicates": 50.0}, ValueError, "n_replicates"),
         ({"n_top_genes": 0}, ValueError, "n_top_genes"),

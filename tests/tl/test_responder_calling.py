@@ -245,3 +245,11 @@ def test_fractions_are_no_counts():
     adata.X = log1p_cp10k(adata.X)
     with pytest.raises(ScaleError):
         responders(adata)
+
+
+@pytest.mark.parametrize("batch_key", [None, "batch"])
+def test_the_order_of_cells_does_not_matter(batch_key):
+    adata = make_screen()
+    moved = adata[np.random.default_rng(1).permutation(adata.n_obs)].copy()
+    pd.testing.assert_frame_equal(table_of(adata, batch_key=batch_key), table_of(moved, batch_key=batch_key))
+    pd.testing.assert_frame_equal(moved.obs.loc[adata.obs_names], adata.obs)

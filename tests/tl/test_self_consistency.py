@@ -216,3 +216,11 @@ def test_a_query_that_the_model_refuses_is_an_error(screen):
 def test_bad_arguments(arguments, error, text):
     with pytest.raises(error, match=text):
         consistency(Shifts(), **{"adata": cells(), "queries": ["A"], **arguments})
+
+
+def test_one_cell_shows_neither_spread_nor_population():
+    table = consistency(Shifts(), cells(1), queries=["A", "A+B"])
+    open_checks = {"reconstruction error", "mean of a population is the mean of its cells"}
+    assert set(table.loc[table["passed"].isna(), "check"]) == open_checks
+    assert (table.loc[table["passed"].isna(), "note"] == "takes two cells or more").all()
+    assert table["passed"].fillna(True).all()

@@ -15,6 +15,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "determination": ["effect_r2"],
         "disentanglement": ["DCIScores", "dci", "dci_from_importance"],
         "effect_error": ["mae", "mse", "rmse"],
+        "fold_change": ["log_fold_change"],
         "gene_overlap": ["top_gene_jaccard"],
         "interaction_residual": ["interaction_correlation", "interaction_r2"],
         "interval_calibration": ["CoverageCurve", "coverage_curve", "interval_coverage"],

@@ -15,8 +15,8 @@ def effect_cosine(truth: np.ndarray, prediction: np.ndarray, *, per_perturbation
     Like a correlation without centring: zero effect stays the reference point.
 
     **Range** [-1, 1], 1 best. **Chance** is 0, but a shift that all perturbations share is rewarded, as in
-    :func:`effect_correlation`. **Not seen**: the size of a prediction. On log fold changes it is the `cosine` of PerturBench
-    (Wu et al., 2024).
+    :func:`effect_correlation`. **Not seen**: the size of a prediction. On :func:`log_fold_change` it is the `cosine` of
+    PerturBench (Wu et al., 2024).
 
     Parameters
     ----------

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from perturbia.errors import nearest_names
+from perturbia.pl._results import check_result
 from perturbia.pl._style import BASELINE, INK, MODELS, MUTED, unit_of
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def check_names(names: str | Sequence[str], known: Iterable[str], *, argument: s
 
 def first_model(result: EvaluationResult, model: str | None) -> str:
     """The model of that name; by default the first."""
+    check_result(result, "EvaluationResult")
     if model is None:
         return result.names("model")[0]
     return check_names(model, result.effects, argument="model", of="methods of this evaluation")[0]
@@ -100,6 +102,7 @@ def per_perturbation(result: EvaluationResult, metric: str | None, *, preferred:
     ValueError
         If it is unknown, has one score over all perturbations, or there is none.
     """
+    check_result(result, "EvaluationResult")
     fitting = result.metrics.index[result.metrics["level"] == "perturbation"]
     if not len(fitting):
         msg = "result: expected a measure with one score a perturbation, got none. Evaluate with protocol='core'."

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from perturbia.pl._results import check_result
 from perturbia.pl._style import ACCENT, INK, MUTED, PALETTE, bare
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ def calibration(
 
     Raises
     ------
+    TypeError
+        If `result` is something else.
     ValueError
         If there are no results, more than eight, or effects on different scales.
 
@@ -59,6 +62,8 @@ def calibration(
     """
     import matplotlib.pyplot as plt
 
+    for one in result.values() if isinstance(result, Mapping) else [result]:
+        check_result(one, "Calibration")
     results = dict(result) if isinstance(result, Mapping) else {result.model: result}
     if not 1 <= len(results) <= _MOST:
         msg = f"result: expected one to {_MOST} results, got {len(results)}."

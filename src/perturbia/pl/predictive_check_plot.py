@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from perturbia.errors import shorten
+from perturbia.pl._results import check_result
 from perturbia.pl._style import ACCENT, FAINT, INK, MUTED, PALETTE, bare
 
 if TYPE_CHECKING:
@@ -63,6 +64,8 @@ def ppc(
 
     Raises
     ------
+    TypeError
+        If `result` is something else.
     KeyError
         If the result has no such statistic.
     ValueError
@@ -81,6 +84,7 @@ def ppc(
     """
     import matplotlib.pyplot as plt
 
+    check_result(result, "PredictiveCheck")
     summary = result.summary
     names = list(summary.index) if statistics is None else list(statistics)
     if absent := [name for name in names if name not in summary.index]:

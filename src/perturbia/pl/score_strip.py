@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from perturbia.pl._methods import check_names, measure_title, method_colours, unit_of_measure
+from perturbia.pl._results import check_result
 from perturbia.pl._score_axis import score_limits
 from perturbia.pl._style import ACCENT, BASELINE, FAINT, INK, MUTED
 
@@ -116,6 +117,8 @@ def metric_strip(
             result, metrics=metrics, models=models, highlight=highlight, points=show_perturbations
         )
     else:
+        if not hasattr(result, "columns"):
+            check_result(result, "EvaluationResult")
         rows, panels = _panels_of_table(result, metrics, models, highlight, ceiling)
     n_columns = min(n_columns, len(panels))
     n_rows = -(-len(panels) // n_columns)

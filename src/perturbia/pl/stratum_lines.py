@@ -42,7 +42,7 @@ _N_BASELINES = 2
 def strata(
     result: EvaluationResult,
     *,
-    metric: str = "correlation",
+    metric: str | None = None,
     models: Sequence[str] | None = None,
     by: Literal["stratum", "seen_members", "n_targets", "context"] = "stratum",
     legend: bool = True,
@@ -58,7 +58,7 @@ def strata(
     result
         Result of :func:`perturbia.tl.evaluate`.
     metric
-        A measure with one score a perturbation.
+        A measure with one score a perturbation; by default ``"correlation"``, or the first.
     models
         Methods, by default the models and the two best baselines (of baselines with equal scores, one).
     by
@@ -80,6 +80,8 @@ def strata(
 
     Raises
     ------
+    TypeError
+        If `result` is something else.
     ValueError
         If a name is unknown (the message has the nearest ones), or the measure has no score for single perturbations.
 

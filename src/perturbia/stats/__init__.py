@@ -7,6 +7,7 @@ import lazy_loader as _lazy
 __getattr__, __dir__, __all__ = _lazy.attach(
     __name__,
     submod_attrs={
+        "batch_matching": ["matched_effects"],
         "bootstrap": ["BootstrapMean", "bootstrap_mean"],
         "correlation": ["centre_rows", "row_correlation"],
         "energy": ["EnergyDistances", "energy_distance", "pairwise_energy_distance"],

@@ -108,12 +108,11 @@ def energy_distance(
     if sp.issparse(x) != sp.issparse(y) or x.shape[1] != y.shape[1]:
         msg = f"Y: expected the container and columns of X, {type(x).__name__} {x.shape}, got {type(y).__name__} {y.shape}."
         raise ValueError(msg)
+    _check_options(metric, block_size)
     both = sp.vstack([x, y], format="csr") if sp.issparse(x) else np.vstack([x, y])
-    labels = np.repeat([0, 1], [x.shape[0], y.shape[0]])
-    result = pairwise_energy_distance(
-        both, labels, reference=0, metric=metric, unbiased=unbiased, block_size=block_size
-    )
-    return float(result.values[1])
+    count = np.array([x.shape[0], y.shape[0]])
+    values = _energies(both, np.repeat([0, 1], count), count, 0, metric, block_size, unbiased=unbiased)
+    return float(values[1])
 
 
 def pairwise_energy_distance(
@@ -160,12 +159,7 @@ def pairwise_energy_distance(
     >>> pairwise_energy_distance(X, ["a", "a", "b", "b"], reference="a").values
     array([0., 2.])
     """
-    if metric not in ("euclidean", "sqeuclidean"):
-        msg = f"metric: expected 'euclidean' or 'sqeuclidean', got {metric!r}."
-        raise ValueError(msg)
-    if block_size < 1:
-        msg = f"block_size: expected a positive number of cells, got {block_size}."
-        raise ValueError(msg)
+    _check_options(metric, block_size)
     matrix = any_matrix(X, "X")
     groups, codes = group_codes(labels, matrix.shape[0])
     if len(groups) < 2:
@@ -173,23 +167,48 @@ def pairwise_energy_distance(
         raise ValueError(msg)
     against = None if reference is None else position_of(groups, reference, "reference")
     count = np.bincount(codes, minlength=len(groups))
+    if unbiased and (n_single := int((count == 1).sum())) > 0:
+        warnings.warn(
+            f"labels: {n_single} groups have one cell; their distances are NaN.", RuntimeWarning, stacklevel=2
+        )
+    values = _energies(matrix, codes, count, against, metric, block_size, unbiased=unbiased)
+    return EnergyDistances(groups, values, count, reference, metric, unbiased)
+
+
+def _check_options(metric: str, block_size: int) -> None:
+    if metric not in ("euclidean", "sqeuclidean"):
+        msg = f"metric: expected 'euclidean' or 'sqeuclidean', got {metric!r}."
+        raise ValueError(msg)
+    if block_size < 1:
+        msg = f"block_size: expected a positive number of cells, got {block_size}."
+        raise ValueError(msg)
+
+
+def _energies(
+    X: Any,
+    codes: np.ndarray,
+    count: np.ndarray,
+    against: int | None,
+    metric: Metric,
+    block_size: int,
+    *,
+    unbiased: bool,
+) -> np.ndarray:
+    """Energy distances of all pairs of groups, or to one of them, given the group of each cell and their sizes."""
     if metric == "sqeuclidean":
-        between, within = _squared_means(matrix, codes, count, against)
+        between, within = _squared_means(X, codes, count, against)
     else:
-        between, within = group_pair_means(matrix, codes, count, against=against, block_size=block_size)
+        between, within = group_pair_means(X, codes, count, against=against, block_size=block_size)
     if unbiased:
-        if (n_single := int((count == 1).sum())) > 0:
-            warnings.warn(
-                f"labels: {n_single} groups have one cell; their distances are NaN.", RuntimeWarning, stacklevel=2
-            )
         within = within * np.divide(count, count - 1, out=np.full(len(count), np.nan), where=count > 1)
     if against is None:
-        values = 2 * between - within[:, None] - within
+        values = 2 * between - (within[:, None] + within)
+        values = (values + values.T) / 2  # sums in another order differ by rounding
         np.fill_diagonal(values, 0.0)
-    else:
-        values = 2 * between - within - within[against]
-        values[against] = 0.0
-    return EnergyDistances(groups, values, count, reference, metric, unbiased)
+        return values
+    values = 2 * between - within - within[against]
+    values[against] = 0.0
+    return values
 
 
 def _squared_means(X: Any, codes: np.ndarray, count: np.ndarray, against: int | None) -> tuple[np.ndarray, np.ndarray]:

@@ -13,7 +13,7 @@ from scipy.special import stdtr
 from scipy.stats import false_discovery_control
 
 from perturbia.errors import ScaleError
-from perturbia.stats import group_means, log1p_cp10k, pairwise_energy_distance
+from perturbia.stats import group_means, log1p_cp10k, matched_effects, pairwise_energy_distance
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -40,6 +40,7 @@ class _Screen:
     features: Any  # (n_cells, n_genes), CSR for counts
     is_counts: bool
     codes: np.ndarray  # group of each cell, 0 the control
+    batch: np.ndarray  # of each cell
 
     @cached_property
     def logs(self) -> Any:
@@ -66,8 +67,7 @@ class _Fixed:
 
 
 def _ate(screen: _Screen, _: _Fixed) -> np.ndarray:
-    mean = screen.log_moments.mean
-    return mean[1:] - mean[0]
+    return matched_effects(screen.logs, screen.codes, screen.batch, reference=0)
 
 
 def _variance_mean_ratio(screen: _Screen, _: _Fixed) -> np.ndarray:
@@ -104,7 +104,7 @@ def _n_de_genes(screen: _Screen, _: _Fixed) -> np.ndarray:
     error = moments.variance / moments.count[:, None]
     total = error[1:] + error[0]
     varied = total > 0  # neither group has the gene: nothing to tell apart
-    t = np.divide(_ate(screen, _), np.sqrt(total), out=np.zeros_like(total), where=varied)
+    t = np.divide(moments.mean[1:] - moments.mean[0], np.sqrt(total), out=np.zeros_like(total), where=varied)
     freedom = (moments.count - 1)[:, None]
     df = np.divide(
         total**2, error[1:] ** 2 / freedom[1:] + error[0] ** 2 / freedom[0], out=np.ones_like(total), where=varied
@@ -149,8 +149,8 @@ class StatisticSet:
     ----------
     observed
         Features of the data, `(n_cells, n_genes)`; CSR for counts.
-    codes
-        Group of each cell, 0 the control.
+    codes, batch
+        Group of each cell, 0 the control, and its batch, from 0.
     groups
         Names of the groups.
     genes
@@ -168,6 +168,7 @@ class StatisticSet:
         observed: Any,
         *,
         codes: np.ndarray,
+        batch: np.ndarray,
         groups: np.ndarray,
         genes: np.ndarray,
         statistics: Sequence[str | Callable],
@@ -179,9 +180,9 @@ class StatisticSet:
         if len(self._chosen) < len(statistics):
             msg = f"statistics: expected distinct names, got {list(map(str, statistics))}. Give functions names of their own."
             raise ValueError(msg)
-        self._codes, self._is_counts = codes, is_counts
+        self._codes, self._batch, self._is_counts = codes, batch, is_counts
         self._labels = groups[codes]
-        screen = _Screen(observed, is_counts, codes)
+        screen = _Screen(observed, is_counts, codes, batch)
         self._fixed = _hold(
             screen,
             groups,
@@ -194,7 +195,7 @@ class StatisticSet:
 
     def of(self, features: Any) -> dict[str, np.ndarray]:
         """Statistics of a replicate, one vector each."""
-        return self._evaluate(_Screen(features, self._is_counts, self._codes))
+        return self._evaluate(_Screen(features, self._is_counts, self._codes, self._batch))
 
     def _evaluate(self, screen: _Screen) -> dict[str, np.ndarray]:
         out = {}
@@ -245,7 +246,14 @@ class StatisticSet:
         raise ValueError(msg)
 
 
-def _hold(screen: _Screen, groups: np.ndarray, genes: np.ndarray, *, n_top_genes: int, n_comps: int) -> _Fixed:
+def _hold(
+    screen: _Screen,
+    groups: np.ndarray,
+    genes: np.ndarray,
+    *,
+    n_top_genes: int,
+    n_comps: int,
+) -> _Fixed:
     """Choose genes and components on the observed screen."""
     top, centre, loadings = np.zeros(0, dtype=int), np.zeros(len(genes)), np.zeros((len(genes), 0))
     if n_top_genes or n_comps:
@@ -262,6 +270,11 @@ def _hold(screen: _Screen, groups: np.ndarray, genes: np.ndarray, *, n_top_genes
 
 def check_names(statistics: Sequence[str | Callable], *, is_counts: bool) -> None:
     """Refuse statistics that do not exist, or that the features do not define."""
+    if not statistics:
+        msg = (
+            f"statistics: expected functions or names among {', '.join(map(repr, SHIPPED))}, got none. None takes all."
+        )
+        raise ValueError(msg)
     for name in statistics:
         if callable(name):
             continue

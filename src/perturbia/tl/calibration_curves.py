@@ -17,7 +17,10 @@ from perturbia.model.base._minified import require_features
 from perturbia.model.base._positions import read_positions
 from perturbia.perturbation import dosage_labels
 from perturbia.stats import bootstrap_mean, log1p_cp10k
+from perturbia.tl._copies import for_models
 from perturbia.tl._effect_freedom import freedom_of_sum, gaussian_equivalent, student_limit, welch_freedom
+from perturbia.tl._registered_batch import batch_codes
+from perturbia.tl._seed import check_seed
 from perturbia.tl.observed_effects import effects
 
 if TYPE_CHECKING:
@@ -127,7 +130,8 @@ def calibration(
     split
         Which cells of `obs["pb_split"]` are held out: ``"test"`` or ``"valid"``.
     batch_key
-        Column of `obs`: observed effects are taken within batches.
+        Column of `obs` with the batch, within which observed effects are taken; None takes the one that the model was
+        registered with, as :func:`evaluate` does.
     levels
         Nominal levels of the intervals.
     min_cells
@@ -169,11 +173,12 @@ def calibration(
     (7, 8)
     """
     model._require_trained()
+    check_seed(seed)
     asked = np.asarray(levels, dtype=np.float64)
     if asked.ndim != 1 or len(asked) == 0 or not ((asked > 0) & (asked < 1)).all():
         msg = f"levels: expected shares strictly between 0 and 1, got {levels!r}."
         raise ValueError(msg)
-    adata, _ = model._cells(adata, None)
+    adata, _ = model._cells(for_models(adata), None)
     cells = _held_out(model, adata, indices, split)
     observed = _observed(model, adata, cells, batch_key, min_cells)
     if perturbations is not None:
@@ -234,26 +239,21 @@ def _observed(
     from anndata import AnnData
     from scvi import REGISTRY_KEYS
 
-    if batch_key is not None and batch_key not in adata.obs:
-        msg = f"batch_key: expected a column of adata.obs, got {batch_key!r}; columns are {list(adata.obs)[:10]}."
-        raise LabelError(msg)
     require_features(adata, "adata")
+    batch = batch_codes(model, adata, cells, batch_key=batch_key)
     matrix = model.get_anndata_manager(adata, required=True).get_from_registry(REGISTRY_KEYS.X_KEY)[cells]
     dosage = model._registered_dosage(adata, cells)
     labels = dosage_labels(dosage, model.perturbations).astype(str)
-    obs = pd.DataFrame({"perturbation": labels}, index=adata.obs_names[cells])
-    if batch_key is not None:
-        obs["batch"] = adata.obs[batch_key].to_numpy()[cells]
+    obs = pd.DataFrame({"perturbation": labels, "batch": batch}, index=adata.obs_names[cells])
     bare = AnnData(matrix, obs=obs, var=pd.DataFrame(index=adata.var_names))
     observed = effects(
         bare,
-        batch_key=None if batch_key is None else "batch",
+        batch_key="batch",
         scale="log1p_cp10k" if model.scale == "counts" else "registered",
         min_cells=min_cells,
     )
     is_control = np.diff(dosage.indptr) == 0
     used = is_control | np.isin(labels, observed.obs_names)
-    batch = pd.factorize(obs["batch"].astype(str))[0] if batch_key is not None else np.zeros(len(obs), dtype=np.int64)
     features = log1p_cp10k(matrix[used]) if model.scale == "counts" else matrix[used]
     found, freedom = welch_freedom(features, dosage[used], batch[used])
     row = {label: i for i, label in enumerate(dosage_labels(found, model.perturbations).astype(str))}

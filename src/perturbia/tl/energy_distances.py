@@ -10,8 +10,10 @@ import pandas as pd
 from perturbia.errors import LabelError, shorten
 from perturbia.perturbation import design_from_labels
 from perturbia.stats import pairwise_energy_distance
+from perturbia.tl._cell_order import rank_by_name
 from perturbia.tl._design import design_of
 from perturbia.tl._representation import read_representation
+from perturbia.tl._seed import check_seed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -71,8 +73,8 @@ def edistance(
 
     Returns
     -------
-    Float64 DataFrame under canonical labels in alphabetical order: perturbations × perturbations, symmetric with zero
-    diagonal, or one column ``control`` with a row for each perturbation. `attrs` names the variant: ``metric``,
+    Float64 DataFrame under canonical labels in alphabetical order: perturbations × perturbations, exactly symmetric with
+    zero diagonal, or one column ``control`` with a row for each perturbation. `attrs` names the variant: ``metric``,
     ``unbiased``, ``use_rep``, and ``n_cells`` of each group.
 
     Raises
@@ -101,6 +103,7 @@ def edistance(
     >>> table["control"].nlargest(3).index.tolist()
     ['STAT1', 'JAK2', 'IFNGR2']
     """
+    check_seed(seed)
     if pairwise is None:
         pairwise = control is None
     if control is None and not pairwise:
@@ -112,7 +115,7 @@ def edistance(
         if max_cells < 2:
             msg = f"max_cells: expected None or a number of cells > 1, got {max_cells}."
             raise ValueError(msg)
-        kept = at_most(labels, max_cells, seed)
+        kept = _at_most(labels, max_cells, rank_by_name(adata.obs_names), seed)
         labels, coordinates = labels[kept], coordinates[kept]
     if len(groups := np.unique(labels)) < 2:
         msg = f"perturbation_key: expected cells of 2 groups or more, got {shorten(groups.tolist())}."
@@ -147,9 +150,9 @@ def _labels(adata: AnnData, perturbation_key: str, control: str | Sequence[str] 
     return design.labels().astype(str)
 
 
-def at_most(labels: np.ndarray, n_cells: int, seed: int) -> np.ndarray:
-    """Positions of at most `n_cells` cells of each label, drawn at random, in the order of the data."""
-    order = np.lexsort((np.random.default_rng(seed).random(len(labels)), labels))
+def _at_most(labels: np.ndarray, n_cells: int, rank: np.ndarray, seed: int) -> np.ndarray:
+    """Positions of at most `n_cells` cells of each label, drawn at random by their rank, in the order of the data."""
+    order = np.lexsort((np.random.default_rng(seed).random(len(labels))[rank], labels))
     begins = np.r_[True, labels[order][1:] != labels[order][:-1]]
     start = np.maximum.accumulate(np.where(begins, np.arange(len(labels)), 0))
     return np.sort(order[np.arange(len(labels)) - start < n_cells])

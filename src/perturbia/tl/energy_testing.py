@@ -13,6 +13,7 @@ from perturbia.errors import LabelError, shorten
 from perturbia.stats import energy_test
 from perturbia.tl._design import design_of
 from perturbia.tl._representation import read_representation
+from perturbia.tl._seed import check_seed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -106,6 +107,7 @@ def etest(
     >>> bool(table.loc["IFNGR2", "significant"]), int(table["significant"].sum()) < len(table)
     (True, True)
     """
+    check_seed(seed)
     if not 0 < alpha < 1:
         msg = f"alpha: expected a level between 0 and 1, got {alpha}."
         raise ValueError(msg)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
@@ -20,6 +19,7 @@ from perturbia.tl._evaluation.protocols import read_protocol
 from perturbia.tl._evaluation.provenance import as_effects, describe_run, observed_effects
 from perturbia.tl._evaluation.registration import Registration
 from perturbia.tl._evaluation.screen import read_screen
+from perturbia.tl._seed import check_seed
 from perturbia.tl.evaluation_result import EvaluationResult
 from perturbia.tl.split_checking import check_split
 
@@ -98,8 +98,9 @@ def evaluate(
     adata
         Data with `obs[split_key]`; by default the data of the model. Not written to.
     protocol
-        ``"core"``, ``"sams-vae"``, ``"systema"``, ``"cell-eval"``, ``"perturbench"``, or a list of protocols and names of
-        measures; `metrics` of the result describes them.
+        ``"core"``, ``"sams-vae"``, ``"systema"``, ``"cell-eval"``, ``"vcc"`` (its three scores of the Virtual Cell
+        Challenge), ``"perturbench"``, or a list of protocols and names of measures, such as ``["core", "top50"]``;
+        `metrics` of the result describes them.
     baselines
         ``"auto"`` fits every baseline of :mod:`perturbia.model` that can answer; or names of some; or fitted models by
         name; or None, for a table without any.
@@ -218,9 +219,7 @@ def _check_numbers(min_cells: int, n_resamples: int, confidence: float, seed: in
     if not 0 < confidence < 1:
         msg = f"confidence: expected a share between 0 and 1, got {confidence!r}."
         raise ValueError(msg)
-    if not isinstance(seed, Integral) or seed < 0:
-        msg = f"seed: expected a whole number of 0 or more, got {seed!r}."
-        raise ValueError(msg)
+    check_seed(seed)
 
 
 def _check_names(models: Mapping[str, Any], references: Mapping[str, Any], baselines: Any) -> None:

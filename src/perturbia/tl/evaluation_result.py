@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["EvaluationResult"]
 
-_TEXT = ("model", "axis", "role", "metric", "reference", "perturbation", "context", "stratum")
-_LEAD = 8
+_TEXT = ("model", "axis", "split", "role", "metric", "reference", "perturbation", "context", "stratum")
 
 
 @dataclass(frozen=True, repr=False)
@@ -31,24 +30,28 @@ class EvaluationResult:
     Attributes
     ----------
     table
-        Long table, one row for each method, measure and judged pair of perturbation and context: `model`, `axis`, `role`
+        Long table, one row for each method, measure and judged pair of perturbation and context: `model`, `axis`, `split` (its
+        key), `role`
         (``model``, ``baseline``, ``reference``; ``repeat``: what a second experiment would score as a prediction, from
         halves of the held-out cells, corrected to full size where measures allow it; ``ceiling``: what the true effects,
         or for distances the true cells, would score), `metric`, `reference` (what effects are relative to), `perturbation` (empty for scores over all),
-        `context`, `value`, `low` and `high` (intervals of scores over all), `n_cells` (held-out cells), `n_targets`,
+        `context`, `value`, `low` and `high` (intervals of scores over all), `n` and `n_undefined` (conditions that the
+        value is made of, and those without a score; 0 or 1 but for scores over all), `n_cells` (held-out cells of
+        these; where differential expression is called, the number that every side has), `n_targets`,
         `seen_members` (targets that training cells carry), `strength` (energy distance of held-out cells to controls),
         `stratum`.
     metrics
         What the measures are: `title`, `description`, `level` (``perturbation`` or ``all``), `reads`,
-        `higher_is_better`, `best`, `chance`, `unit`, `reference`.
+        `higher_is_better`, `best`, `chance`, `unit`, `reference`, and whether it `tests` for differential expression.
     effects
         Predicted effects of each method, AnnData `(n_conditions, n_genes)`.
     observed
         Effects of the held-out cells, with `layers["se"]`.
     info
         Protocol, axis and digest of the split, sizes, seed, versions; which baselines were left out and why
-        (`left_out`), which perturbations had too few held-out cells (`too_few_cells`), and whether the truth had to use
-        controls that models have seen (`controls_shared`).
+        (`left_out`), which perturbations had too few held-out cells (`too_few_cells`), how many perturbations have
+        held-out cells in batches without controls, and how many cells (`n_unmatched_perturbations`,
+        `n_unmatched_cells`, and `n_unmatched_training_cells` of the training), and whether the truth had to use controls that models have seen (`controls_shared`).
     """
 
     table: pd.DataFrame
@@ -89,11 +92,14 @@ class EvaluationResult:
 
         Returns
         -------
-        Methods × (statistic, measure): ``value``; ``low`` and ``high`` of the interval; ``n`` perturbations that count
-        and ``n_undefined`` that have no score (NaN in the table); ``rank`` among models and baselines, 1 best;
+        Methods × (statistic, measure): ``value``; ``low`` and ``high`` of the interval; ``median``, ``q25`` and ``q75`` over
+        perturbations; ``n`` conditions that count
+        and ``n_undefined`` that do not, because they have no score (NaN in the table) or, in scores over all, could not
+        enter it; ``rank`` among models and baselines, 1 best;
         ``rescaled``: 0 at the mean baseline (no change, without it), 1 at what the true effects would score, over the
-        perturbations for which that is known; ``normalized``: 0 at the same baseline, 1 at a perfect score, as cell-eval
-        normalises but not clipped at 0, because the clip makes errors free. Scores over all count their interval from resampled perturbations, too.
+        perturbations for which that is known; ``normalized``: 0 at the same baseline, 1 at a perfect score and not above, as
+        cell-eval normalises but not clipped at 0, because the clip makes errors free. Both are NaN where the baseline is as
+        good as the other end up to noise. Scores over all count their interval from resampled perturbations, too.
         Under `by` the index holds (group, method).
 
         Notes
@@ -142,7 +148,8 @@ class EvaluationResult:
         Returns
         -------
         One row a measure: `value`, `other`, `other_value`, `difference` with its paired bootstrap interval `low` to `high`,
-        `p_value` of Wilcoxon's signed-rank test, `share_better` (of perturbations, ties count half), `n`. Scores over all
+        `p_value` of Wilcoxon's signed-rank test, `share_better` (share of perturbations on which the first is better, ties count
+        half: .5 where neither is), `n`. Scores over all
         have a difference alone. Intervals and p-values hold for the control cells at hand: where these are few, methods
         differ by the noise that all effects share.
 

@@ -11,6 +11,8 @@ import pandas as pd
 from perturbia import _keys
 from perturbia.errors import SplitError, shorten
 from perturbia.model.base._arguments import check_choice, check_positive_integer
+from perturbia.tl._copies import in_memory
+from perturbia.tl._seed import check_seed
 from perturbia.tl._split_cells import read_cells
 from perturbia.tl._split_guarantee import TEST, UNUSED
 from perturbia.tl.split_checking import labels_of_split, read_part
@@ -143,6 +145,7 @@ def learning_curve(
         raise TypeError(msg)
     check_choice("over", over, ("perturbations", "cells"))
     check_positive_integer("n_repeats", n_repeats)
+    check_seed(seed)
     part = read_part(adata, split_key)
     where = labels_of_split(
         adata, split_key, perturbation_key=perturbation_key, control=control, sep=sep, dose_key=dose_key
@@ -228,7 +231,7 @@ def _judge(
 ) -> EvaluationResult:
     from perturbia.tl.evaluation import evaluate
 
-    subset = adata[step.rows].copy() if not adata.isbacked else adata[step.rows].to_memory()
+    subset = in_memory(adata[step.rows])
     for mark in REGISTRATION_MARKS:
         subset.uns.pop(mark, None)
     model = fit(subset)

@@ -8,6 +8,8 @@ import numpy as np
 
 from perturbia import _keys
 from perturbia.errors import SplitError, shorten
+from perturbia.tl._copies import in_memory
+from perturbia.tl._seed import check_seed
 from perturbia.tl._split_axes import permuted_combinations
 from perturbia.tl._split_cells import read_cells, take_share
 from perturbia.tl._split_guarantee import TEST, UNUSED, describe_guarantee, require_unseen
@@ -69,7 +71,7 @@ def nested_splits(
     key_added
         Start of the columns of `obs`, and keys of `uns`, to write.
     copy
-        Return a changed copy and leave `adata` as it is.
+        Return a changed copy, in memory where `adata` is backed by a file, and leave `adata` as it is.
 
     Returns
     -------
@@ -99,6 +101,7 @@ def nested_splits(
     0.5 824 144
     1 976 144
     """
+    check_seed(seed)
     wanted = [float(one) for one in fractions]
     _check_shares(wanted, test_fraction, test_cells, valid, control_fraction)
     keys = [f"{key_added}_{one:g}" for one in wanted]
@@ -131,7 +134,7 @@ def nested_splits(
         )
         guarantee = describe_guarantee(cells, part, axis, adata.obs_names)
         finished.append((part, {**info, **where, "tests": WHAT_IT_TESTS[axis], "guarantee": guarantee}))
-    out = adata.copy() if copy else adata
+    out = in_memory(adata) if copy else adata
     for key, (part, info) in zip(keys, finished, strict=True):
         write_split(out, part, info, key=key)
     return out if copy else None

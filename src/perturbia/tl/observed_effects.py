@@ -65,7 +65,7 @@ def effects(
     sep
         Text between the members of a combination.
     batch_key
-        Column of `obs` with the batch. A batch without control cells is compared with the controls of all.
+        Column of `obs` with the batch. A batch without control cells is compared with the controls of all, with a warning.
     scale
         ``"log1p_cp10k"`` takes :math:`y = \log(1 + 10^4 x / l)` of counts; ``"counts"`` the counts themselves;
         ``"registered"`` the values as they are, whatever they are.
@@ -78,7 +78,7 @@ def effects(
     -------
     AnnData `(n_perturbations, n_features)`, float32, one row a perturbation under its canonical label, in alphabetical
     order: `X` effects, `layers["se"]` standard errors (all share the error of the control means), `obs["n_cells"]`,
-    `obs["pb_perturbation"]`, metadata in `uns["perturbia"]` with the number of control cells.
+    `obs["n_unmatched"]`, those of them in batches without control cells, `obs["pb_perturbation"]`, metadata in `uns["perturbia"]` with the number of control cells.
 
     Raises
     ------
@@ -88,6 +88,11 @@ def effects(
         If fewer than two of the cells are controls.
     ScaleError
         If the features are not counts.
+
+    Warns
+    -----
+    RuntimeWarning
+        Perturbations have cells in batches without control cells: with the effect, they show what batches differ by.
 
     Examples
     --------
@@ -101,8 +106,9 @@ def effects(
         raise ScaleError(msg)
     design = design_of(adata, perturbation_key=perturbation_key, control=control, sep=sep)
     batch = _batch_codes(adata, batch_key)
-    chosen = read_positions(cells, adata.n_obs, argument="cells")
-    if len(np.unique(chosen % adata.n_obs)) < len(chosen):
+    given = read_positions(cells, adata.n_obs, argument="cells")
+    chosen = np.unique(given % adata.n_obs)  # in their order, as files want to be read
+    if len(chosen) < len(given):
         msg = "cells: expected every cell once, got some twice. Cells that repeat would make effects look more certain."
         raise ValueError(msg)
     check_features(adata, layer, "counts" if scale != "registered" else "embedding")
@@ -124,7 +130,8 @@ def effects(
     matrix = (adata.X if layer is None else adata.layers[layer])[chosen]
     matrix = log1p_cp10k(matrix) if scale == "log1p_cp10k" else matrix
     measured = measure_effects(matrix, design.matrix[chosen], batch[chosen], int(batch.max()) + 1)
-    out = _as_anndata(measured, dosage_labels(measured.dosage, design.names), adata.var_names, scale)
+    n_unmatched = _n_unmatched(is_control[enough], group[enough], batch[chosen])
+    out = _as_anndata(measured, n_unmatched, dosage_labels(measured.dosage, design.names), adata.var_names, scale)
     out.uns[_keys.UNS_RESULT]["n_control_cells"] = int(is_control.sum())
     return out
 
@@ -138,12 +145,29 @@ def _batch_codes(adata: AnnData, batch_key: str | None) -> np.ndarray:
     return pd.factorize(adata.obs[batch_key].astype(str))[0]
 
 
-def _as_anndata(measured: TrainingEffects, labels: np.ndarray, var_names: pd.Index, scale: str) -> AnnData:
+def _n_unmatched(is_control: np.ndarray, group: np.ndarray, batch: np.ndarray) -> np.ndarray:
+    """Cells of each perturbation in batches without controls, in the order of their codes; warns if there are any."""
+    alone = ~np.isin(batch, batch[is_control])
+    found = np.bincount(group[alone], minlength=group.max() + 1)[np.unique(group[~is_control])]
+    if found.any():
+        warnings.warn(
+            f"batch_key: {np.count_nonzero(found)} perturbations have cells in batches without controls, {found.sum()} in "
+            "all; they are compared with the controls of all batches.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+    return found
+
+
+def _as_anndata(
+    measured: TrainingEffects, n_unmatched: np.ndarray, labels: np.ndarray, var_names: pd.Index, scale: str
+) -> AnnData:
     from anndata import AnnData
 
     order = np.argsort(labels.astype(str), kind="stable")
     names = pd.Index(labels[order].astype(str))
     obs = pd.DataFrame({_keys.OBS_PERTURBATION: names, "n_cells": measured.n_cells[order]}, index=names)
+    obs["n_unmatched"] = n_unmatched[order]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # duplicated gene names are the business of the data
         out = AnnData(measured.effects[order], obs=obs, var=pd.DataFrame(index=var_names.copy()))

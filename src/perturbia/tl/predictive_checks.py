@@ -16,8 +16,11 @@ from perturbia.model.base._arguments import check_choice, check_positive_integer
 from perturbia.model.base._minified import require_features
 from perturbia.model.base._positions import read_positions
 from perturbia.perturbation import dosage_labels, unique_dosages
+from perturbia.tl._copies import for_models
 from perturbia.tl._predictive_statistics import SHIPPED, StatisticSet, caveat, check_names
+from perturbia.tl._registered_batch import batch_codes
 from perturbia.tl._replicate_band import ReplicateBand, least_replicates
+from perturbia.tl._seed import check_seed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -147,7 +150,8 @@ def posterior_predictive_check(
     statistics
         Names of statistics, or functions. By default all that the scale defines, of
 
-        - ``"ate"``: mean of log1p(CP10K) minus that of controls, per perturbation and gene;
+        - ``"ate"``: mean of log1p(CP10K) minus that of controls, of the registered batches where there are any (a batch
+          without controls is compared with those of all), per perturbation and gene;
         - ``"variance_mean_ratio"``, ``"zero_fraction"``: of counts, per group and gene (control included);
         - ``"library_size"``, ``"library_spread"``: mean and coefficient of variation of the counts per cell, per group;
         - ``"gene_correlation"``: of log1p(CP10K) over all cells, per pair of the `n_top_genes` most variable genes;
@@ -221,12 +225,14 @@ def posterior_predictive_check(
     if not hasattr(model, "posterior_predictive_sample"):
         msg = f"model: expected one that draws features, got {type(model).__name__}, which has no likelihood. Use SAMSVAE."
         raise UnsupportedQuery(msg)
+    check_seed(seed)
     model._require_trained()
     is_counts = model.scale == "counts"
     if statistics is None:
         statistics = [name for name, (*_, counts_only) in SHIPPED.items() if is_counts or not counts_only]
     if isinstance(statistics, str) or callable(statistics):
         statistics = [statistics]
+    statistics = list(statistics)
     check_names(statistics, is_counts=is_counts)
     check_choice("basal", basal, ("prior", "posterior"))
     for name, number in (("n_replicates", n_replicates), ("n_top_genes", n_top_genes), ("n_comps", n_comps)):
@@ -234,13 +240,14 @@ def posterior_predictive_check(
     if n_replicates < (least := least_replicates(LEVEL)):
         msg = f"n_replicates: expected at least {least}, got {n_replicates}. Fewer have no 5 % and 95 % points."
         raise ValueError(msg)
-    adata, _ = model._cells(adata, None)
+    adata, _ = model._cells(for_models(adata), None)
     chosen = read_positions(_marked(adata, indices, split), adata.n_obs, argument="indices")
     chosen, codes, groups = _groups(model, adata, np.unique(chosen % adata.n_obs), perturbations)
     observed = _features(model, adata, chosen)
     checked = StatisticSet(
         observed,
         codes=codes,
+        batch=batch_codes(model, adata, chosen, batch_key=None),
         groups=groups,
         genes=np.asarray(model.get_var_names(), dtype=str),
         statistics=statistics,

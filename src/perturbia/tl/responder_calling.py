@@ -15,8 +15,11 @@ from perturbia.model.base._arguments import check_positive_integer
 from perturbia.model.base._features import check_features
 from perturbia.perturbation import dosage_labels, unique_dosages
 from perturbia.stats import log1p_cp10k, shifted_mixture
+from perturbia.tl._cell_order import rank_by_name
+from perturbia.tl._copies import in_memory
 from perturbia.tl._design import design_of
 from perturbia.tl._responder_scores import FDR, cross_fitted_scores, signature_test
+from perturbia.tl._seed import check_seed
 from perturbia.tl._signatures import Signatures, control_neighbours, folds_of
 
 if TYPE_CHECKING:
@@ -93,7 +96,7 @@ def responders(
     threshold
         Least probability of a responder.
     seed
-        Seed of the folds.
+        Seed of the folds, which are drawn by the names of cells: their order does not matter.
     n_jobs
         Threads of the search for neighbours.
     key_added
@@ -141,6 +144,7 @@ def responders(
     numbers = {"n_neighbors": n_neighbors, "n_comps": n_comps, "n_folds": n_folds, "max_iter": max_iter}
     for name, number in numbers.items():
         check_positive_integer(name, number)
+    check_seed(seed)
     if min_de < 0 or min_cells < 3:
         msg = f"min_de, min_cells: expected at least 0 genes and 3 cells, got {min_de} and {min_cells}."
         raise ValueError(msg)
@@ -153,15 +157,18 @@ def responders(
     design = design_of(adata, perturbation_key=perturbation_key, control=control, sep=sep)
     batch = _batches(adata, batch_key)
     check_features(adata, layer, "counts")
-    controls = np.flatnonzero(design.is_control)
+    # in the order of names throughout: where cells stand in the data decides neither folds nor ties
+    order = np.argsort(rank_by_name(adata.obs_names))
+    is_control, batch = design.is_control[order], batch[order]
+    controls = np.flatnonzero(is_control)
     if len(controls) < max(3, n_folds, n_neighbors + 1):
         msg = f"control: expected more than {n_neighbors} control cells, got {len(controls)}. Ask for fewer neighbours."
         raise ControlError(msg)
-    logs = sparse.csr_matrix(log1p_cp10k((adata.X if layer is None else adata.layers[layer])[:]))
-    coordinates = _coordinates(adata, logs, controls, use_rep=use_rep, n_comps=n_comps)
-    neighbours = control_neighbours(coordinates, design.is_control, batch, n_neighbors=n_neighbors, n_jobs=n_jobs)
+    logs = sparse.csr_matrix(log1p_cp10k((adata.X if layer is None else adata.layers[layer])[:]))[order]
+    coordinates = _coordinates(adata, order, logs, controls, use_rep=use_rep, n_comps=n_comps)
+    neighbours = control_neighbours(coordinates, is_control, batch, n_neighbors=n_neighbors, n_jobs=n_jobs)
     signatures = Signatures(logs, neighbours, controls)
-    unique, codes = unique_dosages(design.matrix)
+    unique, codes = unique_dosages(design.matrix[order])
     labels = dosage_labels(unique, design.names).astype(str)
     rng = np.random.default_rng(seed)
     control_folds = folds_of(len(controls), n_folds, rng)
@@ -185,6 +192,7 @@ def responders(
         if rows[labels[i]]["weight"] > 0:
             rows[labels[i]]["expected_error"] = float(np.abs(responds - probability[cells]).mean())
     arguments = numbers | {"min_de": min_de, "min_cells": min_cells, "threshold": threshold, "seed": seed}
+    probability = probability[np.argsort(order)]
     return _write(adata, design.is_control, probability, rows, threshold, key_added, arguments, copy=copy)
 
 
@@ -238,7 +246,13 @@ def _batches(adata: AnnData, batch_key: str | None) -> np.ndarray:
 
 
 def _coordinates(
-    adata: AnnData, logs: sparse.csr_matrix, controls: np.ndarray, *, use_rep: str | None, n_comps: int
+    adata: AnnData,
+    order: np.ndarray,
+    logs: sparse.csr_matrix,
+    controls: np.ndarray,
+    *,
+    use_rep: str | None,
+    n_comps: int,
 ) -> np.ndarray:
     """Where neighbours are found, `(n_cells, n_dimensions)`."""
     if use_rep is not None:
@@ -249,7 +263,7 @@ def _coordinates(
         if coordinates.dtype.kind not in "fiu" or not np.isfinite(coordinates).all():
             msg = f"use_rep: expected finite numbers in obsm[{use_rep!r}], got NaN, infinity or other types."
             raise ScaleError(msg)
-        return coordinates
+        return coordinates[order]
     from sklearn.decomposition import PCA
 
     pool = logs[controls]
@@ -283,7 +297,7 @@ def _write(
         "outcome",
     ]
     code = np.where(is_control, 0, np.where(probability >= threshold, 1, 2))
-    out = (adata.to_memory() if adata.isbacked else adata.copy()) if copy else adata
+    out = in_memory(adata) if copy else adata
     out.obs[key] = pd.Categorical.from_codes(code, categories=list(_keys.RESPONDER_VALUES))
     out.obs[f"{key}{_keys.SUFFIX_PROBABILITY}"] = probability
     out.uns[key] = {"table": table[columns], **arguments}

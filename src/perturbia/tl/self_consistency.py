@@ -19,6 +19,8 @@ from perturbia.model.base._registered_model import RegisteredModel
 from perturbia.perturbation import Perturbation, as_perturbation, dosage_labels, unique_dosages
 from perturbia.perturbation.labels import join_label
 from perturbia.stats import log1p_cp10k
+from perturbia.tl._copies import for_models, in_memory
+from perturbia.tl._seed import check_seed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["consistency"]
 
+ONE_CELL = "takes two cells or more"
 N_SINGLES, N_COMBINATIONS, N_DRAWS = 3, 2, 8
 
 # largest difference, in standard deviations of the values compared; float32 sums over other batches differ by about 1e-5
@@ -94,7 +97,7 @@ def consistency(
     -------
     One row for each check, and query where it has one: `check`, `query`, `value` (the largest difference in standard
     deviations of the values compared, unless said otherwise above), `tolerance`, `passed` (boolean; missing where a model
-    lacks the capability, `note` saying which) and `note`.
+    lacks the capability, or one cell can not show it, as `note` says) and `note`.
 
     Raises
     ------
@@ -119,11 +122,12 @@ def consistency(
     True
     """
     check_positive_integer("n_cells", n_cells)
+    check_seed(seed)
     wrong = sorted(set(tolerances or ()) - set(TOLERANCES))
     if wrong:
         msg = f"tolerances: expected names among {', '.join(TOLERANCES)}, got {wrong}."
         raise ValueError(msg)
-    data = adata if adata is not None else getattr(model, "adata", None)
+    data = for_models(adata if adata is not None else getattr(model, "adata", None))
     if data is None:
         msg = "adata: expected data to encode, got None, and the model holds none. Pass them."
         raise ValueError(msg)
@@ -228,8 +232,7 @@ class _Subject:
     @cached_property
     def cells(self) -> AnnData:
         """The cells by themselves, as new data would come."""
-        part = self.adata[self.rows]
-        return part.to_memory() if self.adata.isbacked else part.copy()
+        return in_memory(self.adata[self.rows])
 
     def row(self, check: str, query: Perturbation | None, value: float, *, above: bool = False, note: str = "") -> Row:
         limit = self.tolerances[check]
@@ -255,6 +258,9 @@ class _Subject:
 
     def reconstruction(self) -> Iterator[Row]:
         check = "reconstruction error"
+        if self.latent.n_obs < 2:
+            yield self.skipped(check, None, ONE_CELL)
+            return
         readout = self.model.decode(self.latent)
         observed = self._observed(readout)
         if observed is None:
@@ -265,6 +271,10 @@ class _Subject:
         yield self.row(check, None, float(error / spread) if spread > 0 else float(error))
 
     def population(self, query: Perturbation) -> Iterator[Row]:
+        check = "mean of a population is the mean of its cells"
+        if self.latent.n_obs < 2:
+            yield self.skipped(check, query, ONE_CELL)
+            return
         whole = self.model.decode(self.model.perturb(self.latent, query))
         order = np.random.default_rng(self.seed).permutation(self.latent.n_obs)
         sizes = np.array_split(order, min(3, len(order)))
@@ -272,7 +282,7 @@ class _Subject:
         alone = self.model.decode(self.model.perturb(self.latent[:1].copy(), query)).X
         means = difference(np.concatenate(parts).mean(axis=0), np.asarray(whole.X).mean(axis=0))
         cells = difference(np.concatenate([*parts, alone]), np.asarray(whole.X)[np.append(order, 0)])
-        yield self.row("mean of a population is the mean of its cells", query, max(means, cells))
+        yield self.row(check, query, max(means, cells))
 
     def composition(self, query: Perturbation) -> Iterator[Row]:
         check = "predict is decode after perturb after encode"

@@ -11,6 +11,8 @@ import pandas as pd
 
 from perturbia import _keys
 from perturbia.errors import SplitError
+from perturbia.tl._copies import in_memory
+from perturbia.tl._seed import check_seed
 from perturbia.tl._split_axes import hold_out_combinations, hold_out_contexts, hold_out_doses, hold_out_targets
 from perturbia.tl._split_cells import read_cells, take_share
 from perturbia.tl._split_guarantee import (
@@ -110,7 +112,7 @@ def split(
     key_added
         Column of `obs`, and key of `uns`, to write.
     copy
-        Return a changed copy and leave `adata` as it is.
+        Return a changed copy, in memory where `adata` is backed by a file, and leave `adata` as it is.
 
     Returns
     -------
@@ -157,9 +159,7 @@ def split(
     ['P01', 'P01+P03', 'P03', 'P03+P04', 'P04', 'control']
     """
     _check_arguments(axis, fraction, valid, control_fraction, few_shot, doses)
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
-        msg = f"seed: expected a whole number of 0 or more, got {seed!r}."
-        raise ValueError(msg)
+    check_seed(seed)
     chosen = [hold_out] if isinstance(hold_out, str) else None if hold_out is None else list(hold_out)
     _check_choices(axis, chosen, context_key, few_shot, key_added, (perturbation_key, context_key, dose_key))
     where: dict[str, Any] = {"perturbation_key": perturbation_key, "control": control, "sep": sep}
@@ -188,7 +188,7 @@ def split(
     if axis == "dose" and chosen is None:
         info |= {"doses": doses}
     where["control"] = np.array(cells.design.control, dtype=object)
-    out = adata.copy() if copy else adata
+    out = in_memory(adata) if copy else adata
     write_split(out, part, {**info, **where, "tests": WHAT_IT_TESTS[axis], "guarantee": guarantee}, key=key_added)
     return out if copy else None
 

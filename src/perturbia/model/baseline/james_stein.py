@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from perturbia.errors import UnsupportedQuery
 from perturbia.model.baseline.empirical import Empirical
 from perturbia.perturbation import dosage_labels
 from perturbia.stats import james_stein_factor
@@ -56,6 +57,10 @@ class JamesStein(Empirical):
         return pd.Series(self._factors(measured), index=pd.Index(labels, name=None), name="factor")
 
     def _solve(self, measured: TrainingEffects) -> np.ndarray:
+        n_features = measured.effects.shape[1]
+        if n_features < 3:
+            msg = f"adata: expected three features or more to shrink effects by, got {n_features}. Use Empirical."
+            raise UnsupportedQuery(msg)
         return james_stein_factor(measured.effects, measured.standard_errors)
 
     def _factors(self, measured: TrainingEffects) -> np.ndarray:

@@ -10,9 +10,9 @@ import numpy as np
 
 from perturbia.metrics import top_gene_correlation
 from perturbia.stats import spearman_brown
-from perturbia.tl._evaluation.measure import score_rows
+from perturbia.tl._evaluation.matched_cells import match_cells
+from perturbia.tl._evaluation.measure import Overall, score_rows
 from perturbia.tl._evaluation.predictions import Prediction
-from perturbia.tl._evaluation.scores import TOP
 
 if TYPE_CHECKING:
     from perturbia.tl._evaluation.measure import Measure
@@ -25,9 +25,10 @@ CEILING = "true effects"
 # populations cost more than effects
 N_HALVINGS_OF_CELLS = 3
 MIN_TO_SHRINK = 4
+LEAST_DEFINED = 0.5  # share of the halvings that have a score
 
 
-def ceilings(measure: Measure, truth: Truth) -> tuple[np.ndarray | float, np.ndarray | float]:
+def ceilings(measure: Measure, truth: Truth) -> tuple[np.ndarray | Overall, np.ndarray | Overall]:
     """Scores that noise allows.
 
     Parameters
@@ -40,7 +41,7 @@ def ceilings(measure: Measure, truth: Truth) -> tuple[np.ndarray | float, np.nda
     Returns
     -------
     What a second experiment with as many cells would score as a prediction, and what the true effects would score;
-    NaN where halves of the cells do not tell. One value a condition, or one.
+    NaN where halves of the cells do not tell. One value a condition, or one for all.
 
     Notes
     -----
@@ -52,34 +53,37 @@ def ceilings(measure: Measure, truth: Truth) -> tuple[np.ndarray | float, np.nda
     of the true effects, since the root of noise is not small. Other scores stay as halves have them, and nothing is said of
     the true effects; nor is it for errors of means of cells, to which the cells that an effect shifts add their own.
     """
-    shape = (len(truth),) if measure.level == "perturbation" else ()
-    nothing = np.full(shape, np.nan)
+    if measure.level == "perturbation":
+        return _noise_allows(measure, truth)[:2]
+    repeat, ceiling, used = _noise_allows(measure, truth)
+    return Overall.of(float(repeat), used), Overall.of(float(ceiling), used)
+
+
+def _noise_allows(measure: Measure, truth: Truth) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Both scores, one value or one a condition, and the conditions that an overall score is made of."""
+    nothing = np.full((len(truth),) if measure.level == "perturbation" else (), np.nan)
+    everything = np.isfinite(truth.effects).all(axis=1)
     if measure.reads == "model":
-        return nothing, nothing
+        return nothing, nothing, everything
     if truth.exact:
-        if measure.reads == "cells":
-            return nothing, nothing
-        return nothing, np.full(shape, measure.best)
+        return nothing, nothing if measure.reads == "cells" else np.full_like(nothing, measure.best), everything
     n_halvings = len(truth.repeats) if measure.reads == "effects" else min(len(truth.repeats), N_HALVINGS_OF_CELLS)
     if n_halvings == 0:
-        return nothing, nothing
+        return nothing, nothing, everything
     if measure.noise == "determination":
         return _determination(truth, whole=measure.level == "all")
-    found = np.array([_score_of_halves(measure, truth, i) for i in range(n_halvings)], dtype=float)
-    value, known = _denoised(found)
+    scores, masks = zip(*(_score_of_halves(measure, truth, i) for i in range(n_halvings)), strict=True)
+    value, known = _denoised(np.array(scores, dtype=float))
     repeat, ceiling = _corrected(value, measure)
     if measure.noise in {"correlation", "correlation of halves"} and not known:
         ceiling = np.full_like(ceiling, np.nan)
-    if measure.level == "all":
-        return float(repeat), float(ceiling)
-    return repeat, ceiling
+    return repeat, ceiling, np.mean(masks, axis=0) >= LEAST_DEFINED
 
 
-def _score_of_halves(measure: Measure, truth: Truth, halving: int) -> np.ndarray | float:
-    """One half as the truth, the other as a prediction, where both have the cells for it."""
-    whole = measure.level == "all"
+def _score_of_halves(measure: Measure, truth: Truth, halving: int) -> tuple[np.ndarray | float, np.ndarray]:
+    """One half as the truth, the other as a prediction, where both have the cells for it; and the conditions used."""
     if measure.noise == "correlation of halves":
-        return _top_genes_of_quarters(truth.repeats[halving], whole=whole)
+        return _top_genes_of_quarters(truth.repeats[halving], top=measure.top, whole=measure.level == "all")
     cells, plain = measure.reads == "cells", measure.noise == "distance"
     centred = measure.reference == "perturbed centroid"
     key = (halving, cells, plain, centred)
@@ -87,40 +91,41 @@ def _score_of_halves(measure: Measure, truth: Truth, halving: int) -> np.ndarray
     if key not in cache:
         cache[key] = _experiment(truth, truth.repeats[halving], cells=cells, plain=plain, centred=centred)
     judged, prediction, rows = cache[key]
+    used, found = np.zeros(len(truth), dtype=bool), np.full(len(truth), np.nan)
     if len(rows) == 0:
-        return np.nan if whole else np.full(len(truth), np.nan)
+        return np.nan if measure.level == "all" else found, used
     value = measure.score(judged, prediction)
-    if whole:
-        return value
-    found = np.full(len(truth), np.nan)
+    if measure.level == "all":
+        used[rows] = value.used
+        return value.value, used
     found[rows] = value
-    return found
+    return found, np.isfinite(found)
 
 
-def _top_genes_of_quarters(halving: Halving, *, whole: bool) -> np.ndarray | float:
+def _top_genes_of_quarters(halving: Halving, *, top: int, whole: bool) -> tuple[np.ndarray | float, np.ndarray]:
     """Genes of one half, on which the two quarters of the other are correlated, both ways."""
     first, second = halving.effects
     sides = ((second, halving.quarters[0], halving.quarters[1]), (first, halving.quarters[2], halving.quarters[3]))
     arrays = (*halving.effects, *halving.quarters)
-    (rows,) = np.nonzero(np.all([np.isfinite(values).all(axis=1) for values in arrays], axis=0))
+    used = np.all([np.isfinite(values).all(axis=1) for values in arrays], axis=0)
     found = np.full(len(first), np.nan)
-    if len(rows) == 0:
-        return np.nan if whole else found
+    if not used.any():
+        return np.nan if whole else found, used
     scores = [
         score_rows(
             top_gene_correlation,
-            one[rows],
-            other[rows],
-            selection=choice[rows],
-            k=min(TOP, first.shape[1]),
+            one[used],
+            other[used],
+            selection=choice[used],
+            k=min(top, first.shape[1]),
             per_perturbation=not whole,
         )
         for choice, one, other in sides
     ]
     if whole:
-        return float(np.mean(scores))
-    found[rows] = np.mean(scores, axis=0)
-    return found
+        return float(np.mean([one.value for one in scores])), used
+    found[used] = np.mean(scores, axis=0)
+    return found, used
 
 
 def _experiment(
@@ -149,11 +154,13 @@ def _experiment(
     )
     judged.conditions["n_cells"] //= 2
     prediction = Prediction(REPEAT, "reference", second[rows], judged)
-    if cells:
+    if cells and len(rows):
         judged.__dict__["basis"] = truth.basis
         other = replace(judged, test=np.sort(positions[1]))
         prediction.means = other.means, second[rows]
         prediction.draw = lambda condition, n: truth.screen.cells(other.populations[condition][:n])
+        prediction.n_cells = np.array([len(part) for part in other.populations])
+        match_cells(judged, [prediction])
     return judged, prediction, rows
 
 
@@ -166,7 +173,7 @@ def _denoised(found: np.ndarray) -> tuple[np.ndarray, bool]:
     n_halvings = len(found)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
-        value = np.where(np.isfinite(found).mean(axis=0) >= 0.5, np.nanmean(found, axis=0), np.nan)
+        value = np.where(np.isfinite(found).mean(axis=0) >= LEAST_DEFINED, np.nanmean(found, axis=0), np.nan)
     if n_halvings < 2:
         return value, True
     with warnings.catch_warnings():
@@ -183,7 +190,7 @@ def _denoised(found: np.ndarray) -> tuple[np.ndarray, bool]:
     return middle + factor * (value - middle), bool(middle > 2 * np.sqrt(spread / n))
 
 
-def _determination(truth: Truth, *, whole: bool) -> tuple[np.ndarray | float, np.ndarray | float]:
+def _determination(truth: Truth, *, whole: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """R² of a second experiment and of the true effects: noise from the differences of halves, over what all cells show."""
     found = []
     for halving in truth.repeats:
@@ -191,13 +198,13 @@ def _determination(truth: Truth, *, whole: bool) -> tuple[np.ndarray | float, np
         found.append(error)
     error = np.mean(found, axis=0)
     rows = np.isfinite(error) & np.isfinite(truth.effects).all(axis=1)
-    centre = truth.effects[rows].mean() if whole else truth.effects.mean(axis=1, keepdims=True)
     if whole:
-        share = error[rows].sum() / ((truth.effects[rows] - centre) ** 2).sum() if rows.any() else np.nan
-        return float(1 - share / 2), float(1 - share / 4)
-    total = ((truth.effects - centre) ** 2).sum(axis=1)
+        kept = truth.effects[rows]
+        share = error[rows].sum() / ((kept - kept.mean()) ** 2).sum() if rows.any() else np.nan
+        return np.asarray(1 - share / 2), np.asarray(1 - share / 4), rows
+    total = ((truth.effects - truth.effects.mean(axis=1, keepdims=True)) ** 2).sum(axis=1)
     share = np.divide(error, total, out=np.full(len(error), np.nan), where=rows & (total > 0))
-    return 1 - share / 2, 1 - share / 4
+    return 1 - share / 2, 1 - share / 4, rows
 
 
 def _corrected(value: np.ndarray, measure: Measure) -> tuple[np.ndarray, np.ndarray]:

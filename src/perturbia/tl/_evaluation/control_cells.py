@@ -37,7 +37,7 @@ def base_cells(truth: Truth, condition: int) -> np.ndarray:
 def observed_controls(truth: Truth) -> np.ndarray:
     """Mean of the controls that trained, in the batches of the cells of each condition: one row a condition."""
     screen = truth.screen
-    strata = np.full(len(screen.part), "") if screen.stratum_key is None else screen.strata
+    strata = screen.strata
     out = np.empty((len(truth), screen.adata.n_vars))
     for context in set(truth.contexts):
         inside = screen.contexts == context

@@ -10,8 +10,9 @@ import numpy as np
 
 from perturbia import metrics
 from perturbia.stats import rank_sum
-from perturbia.tl._evaluation.measure import Measure
-from perturbia.tl._evaluation.truth import MAX_CONTROLS
+from perturbia.tl._evaluation.matched_cells import matched_sizes
+from perturbia.tl._evaluation.measure import Measure, Overall
+from perturbia.tl._evaluation.truth import FDR, MAX_CONTROLS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -20,6 +21,12 @@ if TYPE_CHECKING:
     from perturbia.tl._evaluation.truth import Truth
 
 __all__ = ["DIFFERENTIAL", "DifferentialTable"]
+
+#: How tests are made comparable, and why a perfect prediction stays short of the best value.
+TESTED = (
+    " Tests take as many held-out as predicted cells, the same number for every method; each side has controls of its own, "
+    "so that a perfect prediction stays short of the best value."
+)
 
 CONTROL = "control"
 MIN_CLUSTERED = 3
@@ -65,69 +72,75 @@ def _test(truth: Truth, cells: Sequence[np.ndarray], *, held_out: bool) -> Diffe
 def _of_truth(truth: Truth) -> DifferentialTable:
     cache = truth.__dict__
     if "differential" not in cache:
-        cache["differential"] = _test(truth, [truth.screen.cells(rows) for rows in truth.populations], held_out=True)
+        sizes = zip(truth.populations, matched_sizes(truth), strict=True)
+        cache["differential"] = _test(truth, [truth.screen.cells(rows[:n]) for rows, n in sizes], held_out=True)
     return cache["differential"]
 
 
 def _of_prediction(truth: Truth, prediction: Prediction) -> DifferentialTable:
-    """As many predicted cells as are held out, because the number of significant genes follows the number of cells.
+    """As many predicted cells as held-out ones are tested, because the number of significant genes follows that of cells.
 
     They are tested against the controls that models may have seen: with the controls of the truth, both sides would share
     the noise of these.
     """
     cache = prediction.__dict__
     if "differential" not in cache:
-        sizes = [len(rows) for rows in truth.populations]
-        cache["differential"] = _test(truth, [prediction.cells(i, n) for i, n in enumerate(sizes)], held_out=False)
+        cells = [prediction.cells(i, int(n)) for i, n in enumerate(matched_sizes(truth))]
+        cache["differential"] = _test(truth, cells, held_out=False)
     return cache["differential"]
 
 
-def _measure(score: Callable[[DifferentialTable, DifferentialTable], Any]) -> Callable[[Truth, Prediction], Any]:
-    def measure(truth: Truth, prediction: Prediction) -> Any:
-        true = _of_truth(truth)
+def _per_condition(score: Callable[[DifferentialTable, DifferentialTable], Any]) -> Callable[[Truth, Prediction], Any]:
+    """One score a condition, NaN where the truth defines none."""
+
+    def measure(truth: Truth, prediction: Prediction) -> np.ndarray:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # perturbations without a score are NaN and counted
             try:
-                return score(true, _of_prediction(truth, prediction))
+                return score(_of_truth(truth), _of_prediction(truth, prediction))
             except ValueError as error:
                 if "significant" not in str(error):
                     raise
-                return np.nan  # nothing is significant in any held-out population
+                return np.full(len(truth), np.nan)  # nothing is significant in any held-out population
 
     return measure
 
 
-def _per_condition(score: Callable[[DifferentialTable, DifferentialTable], Any]) -> Callable[[Truth, Prediction], Any]:
-    measured = _measure(score)
+def _numbers(truth: Truth, prediction: Prediction) -> Overall:
+    """Rank correlation over conditions of the numbers of significant genes, where held-out cells have any."""
+    true, predicted = _of_truth(truth).fdr, _of_prediction(truth, prediction).fdr
+    responding = (true < FDR).any(axis=1)
+    n_cells = int(matched_sizes(truth)[responding].sum())
+    try:
+        return Overall.of(metrics.de_spearman_significant(true, predicted), np.asarray(responding), n_cells=n_cells)
+    except ValueError as error:
+        if "significant" not in str(error):
+            raise
+        return Overall.undefined(len(truth))
 
-    def measure(truth: Truth, prediction: Prediction) -> np.ndarray:
-        value = measured(truth, prediction)
-        return np.full(len(truth), np.nan) if np.ndim(value) == 0 else value
 
-    return measure
-
-
-def _distances(truth: Truth, prediction: Prediction) -> float:
+def _distances(truth: Truth, prediction: Prediction) -> Overall:
     """Correlation over conditions of the energy distances of predicted and of held-out cells to controls."""
     true = truth.control_distances
     predicted = prediction.control_distances
     defined = np.isfinite(true) & np.isfinite(predicted)
     if defined.sum() < 2:
-        return np.nan
-    return float(metrics.edistance_correlation(true[defined], predicted[defined]))
+        return Overall.undefined(len(truth))
+    return Overall.of(metrics.edistance_correlation(true[defined], predicted[defined]), defined)
 
 
-def _clustering(truth: Truth, prediction: Prediction) -> float:
+def _clustering(truth: Truth, prediction: Prediction) -> Overall:
     true, predicted = truth.effects, prediction.populations[1]
     defined = np.isfinite(true).all(axis=1) & np.isfinite(predicted).all(axis=1)
     if defined.sum() < MIN_CLUSTERED:
-        return np.nan
+        return Overall.undefined(len(truth))
     try:
-        return float(metrics.clustering_agreement(true[defined], predicted[defined], seed=truth.seed))
+        value = metrics.clustering_agreement(true[defined], predicted[defined], seed=truth.seed)
     except ValueError as error:
         if "form clusters" not in str(error):
             raise
-        return np.nan  # the observed effects are one cluster
+        return Overall.undefined(len(truth))  # the observed effects are one cluster
+    return Overall.of(value, defined)
 
 
 DIFFERENTIAL: tuple[Measure, ...] = (
@@ -135,7 +148,7 @@ DIFFERENTIAL: tuple[Measure, ...] = (
         "overlap_at_n",
         "DES (overlap at N)",
         "Share of the N significant genes of held-out cells that are among the N strongest significant genes of predicted "
-        "cells; 0 where held-out cells have none.",
+        "cells; 0 where held-out cells have none." + TESTED,
         _per_condition(
             lambda true, predicted: metrics.overlap_at_n(
                 true.fold_change, true.fdr, predicted.fold_change, predicted.fdr, per_perturbation=True
@@ -143,6 +156,7 @@ DIFFERENTIAL: tuple[Measure, ...] = (
         ),
         chance=np.nan,
         reads="cells",
+        tests=True,
     ),
     Measure(
         "precision_at_n",
@@ -160,6 +174,7 @@ DIFFERENTIAL: tuple[Measure, ...] = (
         ),
         chance=np.nan,
         reads="cells",
+        tests=True,
     ),
     Measure(
         "de_recall",
@@ -168,6 +183,7 @@ DIFFERENTIAL: tuple[Measure, ...] = (
         _per_condition(lambda true, predicted: metrics.de_recall(true.fdr, predicted.fdr, per_perturbation=True)),
         chance=np.nan,
         reads="cells",
+        tests=True,
     ),
     Measure(
         "de_direction",
@@ -175,10 +191,11 @@ DIFFERENTIAL: tuple[Measure, ...] = (
         "Share of the significant genes of held-out cells whose fold change has the right sign in predicted cells.",
         _per_condition(
             lambda true, predicted: metrics.direction_match(
-                true.fold_change, predicted.fold_change, significant=true.fdr < 0.05, per_perturbation=True
+                true.fold_change, predicted.fold_change, significant=true.fdr < FDR, per_perturbation=True
             )
         ),
         reads="cells",
+        tests=True,
         chance=0.5,
     ),
     Measure(
@@ -191,6 +208,7 @@ DIFFERENTIAL: tuple[Measure, ...] = (
             )
         ),
         reads="cells",
+        tests=True,
     ),
     Measure(
         "de_pr_auc",
@@ -201,6 +219,7 @@ DIFFERENTIAL: tuple[Measure, ...] = (
             lambda true, predicted: metrics.de_precision_recall_auc(true.fdr, predicted.fdr, per_perturbation=True)
         ),
         reads="cells",
+        tests=True,
         chance=np.nan,
     ),
     Measure(
@@ -209,15 +228,17 @@ DIFFERENTIAL: tuple[Measure, ...] = (
         "Area under the ROC curve of the same.",
         _per_condition(lambda true, predicted: metrics.de_roc_auc(true.fdr, predicted.fdr, per_perturbation=True)),
         reads="cells",
+        tests=True,
         chance=0.5,
     ),
     Measure(
         "de_spearman_significant",
         "rank correlation of DE numbers",
         "Spearman correlation over perturbations of the numbers of significant genes.",
-        _measure(lambda true, predicted: metrics.de_spearman_significant(true.fdr, predicted.fdr)),
+        _numbers,
         level="all",
         reads="cells",
+        tests=True,
     ),
     Measure(
         "de_edistance",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from perturbia.tl._evaluation.matched_cells import FEW_TESTED
 from perturbia.tl._evaluation.summary import RANKED
 
 if TYPE_CHECKING:
@@ -60,22 +61,62 @@ def cautions(result: EvaluationResult) -> list[str]:
             else "perturbations have too few held-out cells and are"
         )
         found.append(f"{n_few} {verb} not judged.")
+    if info["n_unmatched_cells"]:
+        found.append(
+            f"{info['n_unmatched_cells']:,} held-out cells of {info['n_unmatched_perturbations']} perturbations are in "
+            "batches without controls and are compared with the controls of all batches: their effects hold what batches "
+            "differ by."
+        )
+    if info["n_unmatched_training_cells"]:
+        found.append(
+            f"{info['n_unmatched_training_cells']:,} training cells are in batches without training controls: what baselines "
+            "learn of them holds what batches differ by."
+        )
+    found += [*_few_tested(result), *_undefined(result)]
+    if info["left_out"]:
+        found.append(f"Not applicable: {', '.join(info['left_out'])}.")
+    return found
+
+
+def _few_tested(result: EvaluationResult) -> list[str]:
+    """How many cells differential expression was called on, where these are few."""
+    names = result.metrics.index[result.metrics["tests"].astype(bool)]
+    table = result.table[result.table["metric"].isin(names) & result.table["role"].isin(RANKED)]
+    cells = table.loc[(table["perturbation"] != "") & (table["n"] > 0), ["perturbation", "context", "n_cells"]]
+    n_cells = cells.drop_duplicates()["n_cells"]
+    few = int((n_cells < FEW_TESTED).sum())
+    if few == 0:
+        return []
+    return [
+        f"Differential expression is called on {n_cells.min()} to {n_cells.max()} cells a perturbation, as many on every "
+        f"side as the smallest has (held-out cells, training controls in their batches, given predictions): fewer than "
+        f"{FEW_TESTED} for {few} of {len(n_cells)}."
+    ]
+
+
+def _undefined(result: EvaluationResult) -> list[str]:
+    """Measures that some, or all, of the judged perturbations have no score of."""
     summary = result.summary()
-    undefined = summary.loc[result.names(*RANKED), "n_undefined"].max().fillna(0)
-    few = len(info["too_few_cells"])
-    metrics = [str(result.metrics.loc[name, "title"]) for name, n in undefined.items() if n > few]
-    if metrics:
-        found.append(f"Not defined for some perturbations, which are left out of the mean: {', '.join(metrics)}.")
-    if (
-        "interaction_r" in result.metrics.index
-        and summary["value"]["interaction_r"].isna().all()
-        and combinations(result)
-    ):
+    ranked = result.names(*RANKED)
+    few = len(result.info["too_few_cells"])
+    n = summary.loc[ranked, "n"]
+    # the most that a method lacks which has a score at all
+    undefined = summary.loc[ranked, "n_undefined"].where(n > 0).max() - few
+    title = result.metrics["title"]
+    found = []
+    nothing = (n == 0).all()
+    interactions = [name for name in nothing.index if name.startswith("interaction")]
+    if interactions and nothing[interactions].all() and combinations(result):
         found.append(
             "Interactions are not judged: that takes more validation cells of the members, tl.split(valid=...)."
         )
-    if info["left_out"]:
-        found.append(f"Not applicable: {', '.join(info['left_out'])}.")
+    none = [str(title[name]) for name in nothing.index[nothing] if name not in interactions]
+    if none:
+        found.append(f"No score of any method: {', '.join(none)}.")
+    total = (n + summary.loc[ranked, "n_undefined"]).max() - few
+    some = [f"{title[name]} ({k:.0f} of {total[name]:.0f})" for name, k in undefined.items() if k > 0]
+    if some:
+        found.append(f"Perturbations without a score are left out: {', '.join(some)}.")
     return found
 
 

@@ -71,12 +71,13 @@ def from_anndata(
     genes = list(truth.screen.adata.var_names)
     means = align(moments.mean, [str(group) for group in moments.groups], genes, truth, name, where)
     rows_of = {str(group): np.flatnonzero(np.asarray(labels) == group) for group in moments.groups}
+    rows = [rows_of[label] for label in _wanted(truth, labels)]
 
     def draw(condition: int, n: int) -> np.ndarray:
-        rows = rows_of[_wanted(truth, labels)[condition]]
-        return values[np.random.default_rng([truth.seed, condition]).permutation(rows)[:n]]
+        return values[np.random.default_rng([truth.seed, condition]).permutation(rows[condition])[:n]]
 
-    return Prediction(name, role, means - control, truth, draw=draw, means=(means, means - control))
+    n_cells = np.array([len(part) for part in rows])
+    return Prediction(name, role, means - control, truth, draw=draw, means=(means, means - control), n_cells=n_cells)
 
 
 def _labels_of(given: AnnData, label_key: str, truth: Truth, name: str) -> tuple[list[str], str]:
@@ -155,7 +156,15 @@ def columns(values: np.ndarray, genes: list[str], truth: Truth, name: str) -> np
         raise ValueError(msg)
     if genes == wanted:
         return values
-    position = pd.Index(genes).get_indexer(wanted) if len(set(genes)) == len(genes) else np.array([-1])
+    twice = sorted({gene for gene in genes if genes.count(gene) > 1}) if len(set(genes)) < len(genes) else []
+    if twice:
+        msg = (
+            f"model: expected genes of {name} in the order of adata.var_names, or every gene once, got another order with "
+            f"{shorten(twice, limit=3)} more than once. Make names unique on both sides (var_names_make_unique), or sort "
+            "the columns."
+        )
+        raise FeatureMismatch(msg)
+    position = pd.Index(genes).get_indexer(wanted)
     if (position < 0).any():
         absent = [gene for gene in wanted if gene not in set(genes)]
         msg = (

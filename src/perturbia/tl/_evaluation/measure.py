@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from perturbia.tl._evaluation.predictions import Prediction
     from perturbia.tl._evaluation.truth import Truth
 
-__all__ = ["Measure", "score_rows"]
+__all__ = ["Measure", "Overall", "score_rows"]
 
 Level = Literal["perturbation", "all"]
 Reads = Literal["effects", "cells", "model"]
@@ -33,7 +33,7 @@ class Measure:
     description
         What it says, and what it does not see.
     score
-        From truth and prediction to one value a condition, or to one value.
+        From truth and prediction to one value a condition, or to an :class:`Overall`.
     level
         One value for each condition, or one for all together.
     reads
@@ -47,6 +47,10 @@ class Measure:
         Unit, empty for pure numbers.
     reference
         What effects are relative to.
+    tests
+        Whether it calls differential expression, on as many predicted as held-out cells.
+    top
+        How many strongest genes it looks at, 0 for all.
     flattened
         Kind of a score whose interval comes from :mod:`perturbia.tl._evaluation.flattened`.
     """
@@ -63,11 +67,45 @@ class Measure:
     chance: float = 0.0
     unit: str = ""
     reference: str = "control"
+    tests: bool = False
+    top: int = 0
     flattened: str = ""
 
 
+@dataclass(frozen=True)
+class Overall:
+    """One score of all conditions together, and what it is made of.
+
+    Attributes
+    ----------
+    value
+        The score, NaN if there is none.
+    used
+        Which conditions it is made of, bool `(n_conditions,)`; none if there is no score.
+    n_cells
+        Held-out cells that it reads, None for all cells of these conditions.
+    """
+
+    value: float
+    used: np.ndarray
+    n_cells: int | None = None
+
+    @classmethod
+    def of(cls, value: float, used: np.ndarray, *, n_cells: int | None = None) -> Overall:
+        """A score of these conditions, which are none where the score is not defined."""
+        return cls(float(value), used & np.isfinite(value), n_cells)
+
+    @classmethod
+    def undefined(cls, n_conditions: int) -> Overall:
+        """No score, of no conditions."""
+        return cls(np.nan, np.zeros(n_conditions, dtype=bool))
+
+
 def score_rows(score: Callable[..., Any], true: np.ndarray, predicted: np.ndarray, **options: Any) -> Any:
-    """A metric on rows that the truth has; what it can not define is NaN, which the result counts."""
+    """A metric on rows that the truth has; what it can not define is NaN, which the result counts.
+
+    One value a row with `per_perturbation`, otherwise an :class:`Overall`.
+    """
     per_row = options.get("per_perturbation", False)
     rows = np.isfinite(true).all(axis=1)
     options = {
@@ -76,7 +114,7 @@ def score_rows(score: Callable[..., Any], true: np.ndarray, predicted: np.ndarra
         else value
         for key, value in options.items()
     }
-    found: Any = np.full(len(true), np.nan) if per_row else np.nan
+    found: Any = np.full(len(true), np.nan) if per_row else Overall.undefined(len(true))
     if not rows.any():
         return found
     with warnings.catch_warnings():
@@ -88,6 +126,6 @@ def score_rows(score: Callable[..., Any], true: np.ndarray, predicted: np.ndarra
                 raise
             return found
     if not per_row:
-        return float(value)
+        return Overall.of(value, rows)
     found[rows] = value
     return found

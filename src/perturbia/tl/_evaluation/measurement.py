@@ -10,7 +10,7 @@ import pandas as pd
 
 from perturbia.errors import ControlError, LabelError, SplitError, shorten
 from perturbia.stats import half_split
-from perturbia.tl._evaluation.screen import observed
+from perturbia.tl._evaluation.screen import UNUSED, observed
 from perturbia.tl._evaluation.truth import MIN_CONTROLS, Halving, Truth
 
 if TYPE_CHECKING:
@@ -66,19 +66,29 @@ def measure_truth(
     min_cells = max(min_cells, 2)  # one cell has no error, and no half
     held_out = np.flatnonzero((screen.part == "test") | (screen.visible & every_cell))
     conditions, left_out = _conditions(screen, held_out, perturbations, min_cells)
-    judges = _with_controls(screen, held_out)
+    judges = _with_controls(screen, held_out, conditions["context"].unique())
+    _check_training_controls(screen)
     repeats: tuple[Halving, ...] = ()
     if known is not None:
         values = _known_rows(known, conditions["perturbation"].tolist(), screen.adata.var_names)
         errors, halves = np.zeros_like(values), (values, values)
     else:
         values, errors = _measured(screen, judges, conditions)
-        halves = tuple(_measured(screen, half, conditions)[0] for half in _halves(screen, judges, seed))  # type: ignore[assignment]
+        codes = _condition_codes(screen, conditions)
+        halves = tuple(_effects(screen, half, codes, conditions) for half in _halves(screen, judges, seed))  # type: ignore[assignment]
         seeds = np.random.SeedSequence(seed).generate_state(n_repeats)
-        repeats = tuple(_halve(screen, judges, conditions, int(one)) for one in seeds)
+        repeats = tuple(_halve(screen, judges, codes, conditions, int(one)) for one in seeds)
+        conditions["n_unmatched"] = _without_controls(screen, judges, conditions)
     if left_out:
         warnings.warn(
             f"adata: {len(left_out)} perturbations have fewer than {min_cells} held-out cells; they are listed with NaN.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+    if known is None and (n_unmatched := conditions["n_unmatched"]).any():
+        warnings.warn(
+            f"batch_key: {int((n_unmatched > 0).sum())} perturbations have held-out cells in batches without controls, "
+            f"{int(n_unmatched.sum())} in all; they are compared with the controls of all batches.",
             RuntimeWarning,
             stacklevel=3,
         )
@@ -112,7 +122,7 @@ def _halves(screen: JudgedScreen, rows: np.ndarray, seed: int) -> tuple[np.ndarr
     return np.sort(rows[first]), np.sort(rows[~first])
 
 
-def _halve(screen: JudgedScreen, judges: np.ndarray, conditions: pd.DataFrame, seed: int) -> Halving:
+def _halve(screen: JudgedScreen, judges: np.ndarray, codes: np.ndarray, conditions: pd.DataFrame, seed: int) -> Halving:
     halves = _halves(screen, judges, seed)
     quarters = [quarter for half in halves for quarter in _halves(screen, half, seed + 1)]
     rows = screen.by_name(judges)
@@ -120,8 +130,8 @@ def _halve(screen: JudgedScreen, judges: np.ndarray, conditions: pd.DataFrame, s
     first = half_split(labels.to_numpy(), seed=seed + 2)
     return Halving(
         rows=halves,
-        effects=tuple(_measured(screen, half, conditions)[0] for half in halves),  # type: ignore[arg-type]
-        quarters=tuple(_measured(screen, quarter, conditions)[0] for quarter in quarters),  # type: ignore[arg-type]
+        effects=tuple(_effects(screen, half, codes, conditions) for half in halves),  # type: ignore[arg-type]
+        quarters=tuple(_effects(screen, quarter, codes, conditions) for quarter in quarters),  # type: ignore[arg-type]
         centroids=np.stack([_trained_against(screen, half)[1].mean(axis=0) for half in halves]),
         populations=(np.sort(rows[first]), np.sort(rows[~first])),
     )
@@ -154,13 +164,17 @@ def _conditions(
     return kept, left_out
 
 
-def _with_controls(screen: JudgedScreen, held_out: np.ndarray) -> np.ndarray:
+def _with_controls(screen: JudgedScreen, held_out: np.ndarray, contexts: Sequence[str]) -> np.ndarray:
     """Held-out cells, with the controls that models have seen in contexts where too few are held out."""
     rows = [held_out]
-    for context in np.unique(screen.contexts[held_out]):
-        controls = screen.is_control & (screen.contexts == context)
-        if not controls.any():
-            msg = f"adata: expected control cells in context {context!r}, found none. Effects need them as a reference."
+    for context in contexts:
+        controls = screen.is_control & (screen.contexts == context) & (screen.part != UNUSED)
+        if controls.sum() < 2:
+            where = f" in context {context!r}" if screen.context_key else ""
+            msg = (
+                f"adata: expected 2 control cells or more{where}, got {int(controls.sum())}. Effects need them as a "
+                "reference: check `control`, or leave these cells out."
+            )
             raise ControlError(msg)
         if controls[held_out].sum() < MIN_CONTROLS:
             extra = np.flatnonzero(controls)
@@ -168,10 +182,30 @@ def _with_controls(screen: JudgedScreen, held_out: np.ndarray) -> np.ndarray:
     return np.sort(np.concatenate(rows))
 
 
+def _check_training_controls(screen: JudgedScreen) -> None:
+    n_controls = int((screen.is_control & (screen.part == "train")).sum())
+    if n_controls < 2:
+        msg = (
+            f"adata: expected at least 2 control cells that train, got {n_controls}. Effects of training cells, which "
+            "scores and baselines rest on, need them: split again with tl.split(control_fraction=...)."
+        )
+        raise ControlError(msg)
+
+
+def _without_controls(screen: JudgedScreen, judges: np.ndarray, conditions: pd.DataFrame) -> np.ndarray:
+    """Cells of each condition in batches where no control judges: they are compared with the controls of all."""
+    strata = pd.Series(screen.strata[judges])
+    labels, contexts = screen.labels[judges], screen.contexts[judges]
+    alone = ~strata.isin(strata[screen.is_control[judges]]).to_numpy()
+    counts = pd.DataFrame({"perturbation": labels[alone], "context": contexts[alone]}).value_counts()
+    pairs = pd.MultiIndex.from_frame(conditions[["perturbation", "context"]])
+    return counts.reindex(pairs, fill_value=0).to_numpy()
+
+
 def _strata(screen: JudgedScreen, rows: np.ndarray) -> np.ndarray:
     labels = pd.Series(screen.labels[rows])
     if screen.stratum_key is not None:
-        labels = labels + "\0" + pd.Series(screen.adata.obs[screen.stratum_key].astype(str).to_numpy()[rows])
+        labels = labels + "\0" + pd.Series(screen.strata[rows])
     return labels.to_numpy()
 
 
@@ -193,28 +227,55 @@ def _measured(screen: JudgedScreen, rows: np.ndarray, conditions: pd.DataFrame) 
     return values, errors
 
 
+def _condition_codes(screen: JudgedScreen, conditions: pd.DataFrame) -> np.ndarray:
+    """Row of the condition of each cell, -1 for controls, -2 for cells of no condition."""
+    pairs = pd.MultiIndex.from_frame(conditions[["perturbation", "context"]])
+    codes = pairs.get_indexer(pd.MultiIndex.from_arrays([screen.labels, screen.contexts]))
+    return np.where(screen.is_control, -1, np.where(codes < 0, -2, codes))
+
+
+def _effects(screen: JudgedScreen, rows: np.ndarray, codes: np.ndarray, conditions: pd.DataFrame) -> np.ndarray:
+    """Effects of conditions in these cells, as :func:`_measured` has them, without their errors."""
+    values = np.full((len(conditions), screen.adata.n_vars), np.nan)
+    for context in conditions["context"].unique():
+        inside = _enough(rows[screen.contexts[rows] == context], codes)
+        if screen.is_control[inside].sum() > 1 and not screen.is_control[inside].all():
+            found, effects = screen.mean_effects(inside, codes[inside])
+            values[found] = effects.astype(np.float32)  # as tl.effects states them
+    return values
+
+
+def _enough(rows: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """Cells of groups that have two of them, and controls."""
+    own = codes[rows]
+    count = np.bincount(own[own >= 0], minlength=max(own.max(initial=0) + 1, 1))
+    return rows[(own == -1) | ((own >= 0) & (count[np.maximum(own, 0)] > 1))]
+
+
 def _training_effects(
     screen: JudgedScreen, judges: np.ndarray, known: pd.DataFrame | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Labels and effects of training cells, against controls of the same batch and context: seen ones, and the truth's."""
-    trained = screen.part == "train"
-    seen = observed(screen, np.flatnonzero(trained), batch_key=screen.stratum_key)
-    names = np.asarray(seen.obs_names)
-    values = np.asarray(seen.X, dtype=np.float64)
+    trained = np.flatnonzero(screen.part == "train")
+    names, values = _trained_against(screen, trained)
     if known is not None:
         return names, values, values  # no controls of its own
-    found, against = _trained_against(screen, judges)
-    return names, values, against[pd.Index(found).get_indexer(names)]
+    return names, values, _trained_against(screen, judges)[1]
 
 
 def _trained_against(screen: JudgedScreen, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Labels and effects of training cells against the controls among other cells; NaN if there are too few."""
     controls = cells[screen.is_control[cells]]
+    codes = screen.label_codes
+    rows = _enough(np.union1d(np.flatnonzero((screen.part == "train") & ~screen.is_control), controls), codes)
+    treated = rows[codes[rows] >= 0]
+    if len(treated) == 0:
+        msg = "adata: expected a perturbation of two training cells or more, got none. Mark more cells as 'train'."
+        raise SplitError(msg)
+    names = screen.labels[treated[np.unique(codes[treated], return_index=True)[1]]]
     if len(controls) < 2:
-        return np.zeros(1, dtype=object), np.full((1, screen.adata.n_vars), np.nan)
-    rows = np.union1d(np.flatnonzero((screen.part == "train") & ~screen.is_control), controls)
-    measured = observed(screen, rows, batch_key=screen.stratum_key)
-    return np.asarray(measured.obs_names), np.asarray(measured.X, dtype=np.float64)
+        return names, np.full((len(names), screen.adata.n_vars), np.nan)
+    return names, screen.mean_effects(rows, codes[rows])[1].astype(np.float32).astype(np.float64)
 
 
 def _known_rows(known: pd.DataFrame, names: list[str], genes: pd.Index) -> np.ndarray:

@@ -14,12 +14,15 @@ from perturbia.tl._evaluation.measure import Measure
 from perturbia.tl._evaluation.scores import (
     against_centroid,
     centroid_accuracy,
+    compared,
     direction,
     distances,
+    fold_changes,
     jaccard_of_top_genes,
     likelihood,
     on_effects,
     on_means,
+    profiles,
     retrieval,
     top_genes_of_halves,
     top_genes_of_truth,
@@ -34,6 +37,13 @@ if TYPE_CHECKING:
 __all__ = ["MEASURES"]
 
 
+#: Numbers of strongest genes that are looked at.
+TOPS = (20, 50, 100)
+#: Why a perfect prediction of cells stays short of the best value.
+APART = (
+    " Held-out and predicted cells are set against controls of their own, whose noise keeps a perfect prediction short of "
+    "the best value."
+)
 CORRELATION = Measure(
     "correlation",
     "r, per perturbation",
@@ -98,20 +108,28 @@ EFFECT_MEASURES: tuple[Measure, ...] = (
         reference="perturbed centroid",
         chance=np.nan,
     ),
-    Measure(
-        "top20",
-        "r, top 20",
-        "Pearson correlation on the 20 genes of strongest effect, chosen on one half of the held-out cells and scored "
-        "on the other, for each perturbation.",
-        top_genes_of_halves(per_perturbation=True),
-        noise="correlation of halves",
+    *(
+        Measure(
+            f"top{top}",
+            f"r, top {top}",
+            f"Pearson correlation on the {top} genes of strongest effect, chosen on one half of the held-out cells and scored "
+            "on the other, for each perturbation.",
+            top_genes_of_halves(per_perturbation=True, top=top),
+            noise="correlation of halves",
+            top=top,
+        )
+        for top in TOPS
     ),
-    Measure(
-        "jaccard20",
-        "Jaccard, top 20",
-        "Overlap of the 20 strongest predicted and observed genes, with their signs: shared over all.",
-        jaccard_of_top_genes,
-        chance=np.nan,
+    *(
+        Measure(
+            f"jaccard{top}",
+            f"Jaccard, top {top}",
+            f"Overlap of the {top} strongest predicted and observed genes, with their signs: shared over all.",
+            jaccard_of_top_genes(top=top),
+            chance=np.nan,
+            top=top,
+        )
+        for top in TOPS
     ),
     Measure(
         "direction",
@@ -142,7 +160,8 @@ EFFECT_MEASURES: tuple[Measure, ...] = (
         "edistance",
         "e-distance",
         "Energy distance (Euclidean, U-statistic) from predicted to held-out cells in 50 principal components of "
-        "training cells. 0 is equality up to noise, which may make it negative.",
+        "training cells. 0 is equality up to noise, which may make it negative; so do the held-out cells themselves, which "
+        "are nearer to one another than any other sample.",
         distances,
         reads="cells",
         noise="distance",
@@ -156,7 +175,7 @@ EFFECT_MEASURES: tuple[Measure, ...] = (
         "correlation_cells",
         "r of predicted cells",
         "Pearson correlation of the mean of predicted cells minus observed controls with observed effects: what a "
-        "model that states effects against its own predicted controls scores when it may not.",
+        "model that states effects against its own predicted controls scores when it may not." + APART,
         on_means(metrics.effect_correlation, absolute=False),
         reads="cells",
         noise="correlation",
@@ -181,14 +200,18 @@ EFFECT_MEASURES: tuple[Measure, ...] = (
         flattened="determination",
         chance=np.nan,
     ),
-    Measure(
-        "top20_all",
-        "r, top 20 of each",
-        "Pearson correlation over the 20 strongest genes of every perturbation at once, chosen on one half of the "
-        "held-out cells and scored on the other.",
-        top_genes_of_halves(per_perturbation=False),
-        level="all",
-        noise="correlation of halves",
+    *(
+        Measure(
+            f"top{top}_all",
+            f"r, top {top} of each",
+            f"Pearson correlation over the {top} strongest genes of every perturbation at once, chosen on one half of the "
+            "held-out cells and scored on the other.",
+            top_genes_of_halves(per_perturbation=False, top=top),
+            level="all",
+            noise="correlation of halves",
+            top=top,
+        )
+        for top in TOPS
     ),
     Measure(
         "interaction_r",
@@ -246,10 +269,45 @@ EFFECT_MEASURES: tuple[Measure, ...] = (
     ),
     replace(
         RMSE,
+        name="rmse_means",
+        title="RMSE of means",
+        description="Root mean squared error of mean expression over genes (PerturBench).",
+        score=on_means(metrics.rmse, absolute=True),
+        reads="cells",
+    ),
+    Measure(
+        "cosine_logfc",
+        "cosine of log fold changes",
+        "Cosine of predicted and observed log fold changes (PerturBench): differences of the logarithm to base 2 of mean "
+        "log1p expression plus .1, to the mean of at most 1,000 controls of the context, batches pooled. For counts alone."
+        + APART,
+        compared(fold_changes, on_effects(metrics.effect_cosine)),
+        reads="cells",
+        noise="correlation",
+    ),
+    Measure(
+        "rmse_means_rank",
+        "rank by RMSE of means",
+        "For each observed mean, the share of other predicted means of its context that are farther than its own by RMSE, "
+        "ties averaged (PerturBench's rank, turned so that 1 is best).",
+        compared(profiles, retrieval(query="reference", metric="rmse")),
+        reads="cells",
+        chance=0.5,
+    ),
+    Measure(
+        "cosine_logfc_rank",
+        "rank by cosine of log fold changes",
+        "The same by the cosine of log fold changes." + APART,
+        compared(fold_changes, retrieval(query="reference", metric="cosine")),
+        reads="cells",
+        chance=0.5,
+    ),
+    replace(
+        RMSE,
         name="rmse_rank",
         title="RMSE rank",
         description="For each observed effect, the share of other predictions that are farther than its own by RMSE, "
-        "ties averaged (PerturBench's rank, turned so that 1 is best).",
+        "ties averaged: retrieval in the other direction.",
         score=retrieval(query="reference", metric="rmse"),
         higher_is_better=True,
         best=1.0,
@@ -262,7 +320,7 @@ EFFECT_MEASURES: tuple[Measure, ...] = (
         name="cosine_rank",
         title="cosine rank",
         description="For each observed effect, the share of other predictions that are farther than its own by cosine, "
-        "ties averaged (PerturBench's rank, turned so that 1 is best).",
+        "ties averaged: retrieval in the other direction.",
         score=retrieval(query="reference", metric="cosine"),
     ),
 )
@@ -274,15 +332,9 @@ def _on_means_of_cells() -> list[Measure]:
     def pds(metric: str) -> Callable[[Truth, Prediction], np.ndarray]:
         return retrieval(query="prediction", metric=metric, normalize="vcc", ties="first", _exclude_target=True)
 
-    def on_cells(score: Callable[[Truth, Prediction], np.ndarray]) -> Callable[[Truth, Prediction], np.ndarray]:
+    def relative(truth: Truth, prediction: Prediction) -> tuple[np.ndarray, np.ndarray]:
         """Means of held-out and of predicted cells, both relative to the mean of the held-out controls."""
-
-        def measure(truth: Truth, prediction: Prediction) -> np.ndarray:
-            control = truth.control_means
-            judged = replace(truth, effects=truth.means - control)
-            return score(judged, replace(prediction, effects=prediction.populations[0] - control))
-
-        return measure
+        return truth.means - truth.control_means, prediction.populations[0] - truth.control_means
 
     return [
         *(
@@ -290,7 +342,7 @@ def _on_means_of_cells() -> list[Measure]:
                 RMSE,
                 name=f"{name}{suffix}",
                 title=f"{title} of {short}",
-                description=f"{title} of {what}, mean over genes.",
+                description=f"{title} of {what}, mean over genes.{APART if suffix == '_delta' else ''}",
                 score=on_means(score, absolute=suffix == "_means"),
                 reads="cells",
                 noise=noise,  # type: ignore[arg-type]
@@ -311,7 +363,7 @@ def _on_means_of_cells() -> list[Measure]:
                 title=f"discrimination ({metric.upper() if metric != 'cosine' else metric})",
                 description="cell-eval's perturbation discrimination score: rank of the own observed effect by distance "
                 "to the prediction, target gene left out, ties in order of names; chance is just above .5.",
-                score=on_cells(pds(metric)),
+                score=compared(relative, pds(metric)),
                 reads="cells",
             )
             for metric in ("l1", "l2", "cosine")

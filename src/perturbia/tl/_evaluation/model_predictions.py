@@ -110,7 +110,7 @@ def _latent_of(model: Any, truth: Truth, rows: np.ndarray) -> AnnData:
     positions = truth.screen.positions_in(getattr(model, "adata", None), rows)
     if positions is not None:
         return model.encode(indices=positions)
-    return model.encode(truth.screen.source[rows].copy())
+    return model.encode(truth.screen.copy_of(rows))
 
 
 def from_protocol(model: Any, truth: Truth, *, name: str, role: Role, seed: int) -> Prediction:
@@ -130,7 +130,8 @@ def from_protocol(model: Any, truth: Truth, *, name: str, role: Role, seed: int)
     def draw(condition: int, n: int) -> np.ndarray:
         return cells[condition][np.random.default_rng([seed, condition]).permutation(len(cells[condition]))[:n]]
 
-    return Prediction(name, role, effects, truth, draw=draw, means=(means, effects), model=model)
+    n_cells = np.array([len(cells[i]) for i in range(len(truth))])
+    return Prediction(name, role, effects, truth, draw=draw, means=(means, effects), n_cells=n_cells, model=model)
 
 
 def fit_baseline(name: str, truth: Truth) -> Any:

@@ -41,6 +41,9 @@ class Prediction:
         Means of predicted cells, and the same minus means of observed controls, where the method predicts means itself.
     effects_of
         Effects that the method states for any labels, None if it states no more than the conditions.
+    n_cells
+        Cells that there are of each condition, `(n_conditions,)`; None where any number can be drawn, or where the effect
+        shifts control cells.
     model
         The model, None for a prediction that was given.
     training_known
@@ -54,6 +57,7 @@ class Prediction:
     draw: Callable[[int, int], np.ndarray] | None = None
     means: tuple[np.ndarray, np.ndarray] | None = None
     effects_of: Callable[[Sequence[str]], np.ndarray] | None = None
+    n_cells: np.ndarray | None = None
     model: Any = None
     training_known: bool = True
 
@@ -76,12 +80,13 @@ class Prediction:
 
     @cached_property
     def control_distances(self) -> np.ndarray:
-        """Energy distance from predicted cells to held-out controls of each condition, NaN for a single cell."""
+        """Energy distance from predicted cells to held-out controls of each condition, NaN for a single cell of either."""
         controls = self.truth.control_coordinates
         found = []
         for i, context in enumerate(self.truth.contexts):
             predicted = self.truth.basis.project(self.cells(i, max(len(self.truth.populations[i]), MIN_DRAWS)))
-            found.append(energy_distance(predicted, controls[context]) if len(predicted) > 1 else np.nan)
+            enough = len(predicted) > 1 and len(controls[context]) > 1
+            found.append(energy_distance(predicted, controls[context]) if enough else np.nan)
         return np.array(found)
 
     @cached_property

@@ -72,7 +72,9 @@ PROTOCOLS: dict[str, Protocol] = {
             ("correlation_all", "r2_all", "top20_truth_r", "top20_truth_r2", "iwelbo"),
             every_cell=True,
             note="Effects are measured by all cells of a perturbation, those that trained too, and choose the genes that "
-            "they score: the published choice, which flatters whatever was fitted to these cells.",
+            "they score: the published choice, which flatters whatever was fitted to these cells. Where a batch is "
+            "registered, effects are weighted by batch, and the published ones are not. Perturbations with test cells "
+            "judge; the published sets are train, val, test and all.",
         ),
         Protocol(
             "systema",
@@ -81,8 +83,15 @@ PROTOCOLS: dict[str, Protocol] = {
         ),
         Protocol(
             "perturbench",
-            ("rmse", "cosine", "rmse_rank", "cosine_rank"),
-            note="Ranks are turned so that 1 is best and ties are averaged; PerturBench has 0 for the best and shuffles ties.",
+            ("rmse_means", "cosine_logfc", "rmse_means_rank", "cosine_logfc_rank"),
+            note="Means and log fold changes are those of cells, as PerturBench aggregates them. Ranks are turned so that 1 is "
+            "best and ties are averaged; PerturBench has 0 for the best and shuffles ties. Held-out cells have held-out "
+            "controls, where PerturBench takes the same for both sides.",
+        ),
+        Protocol(
+            "vcc",
+            ("mae_means", "discrimination_l1", "overlap_at_n"),
+            note="The three scores of the Virtual Cell Challenge, by the rules of the protocol cell-eval.",
         ),
         Protocol(
             "cell-eval",

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from perturbia import _keys
+from perturbia.tl._split_guarantee import digest_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,16 +62,15 @@ def describe_run(
         installed = version("perturbia")
     except PackageNotFoundError:
         installed = "source tree"
-    digest = hashlib.sha256(
-        "\n".join(f"{a}\t{b}" for a, b in zip(screen.adata.obs_names, screen.part, strict=True)).encode()
-    )
+    part = pd.Categorical(screen.part, categories=list(_keys.SPLIT_VALUES)).codes
+    n_unmatched = judged.conditions.get("n_unmatched", pd.Series(dtype=int))
     return {
         "protocol": chosen.name,
         "note": chosen.note,
         "axis": screen.axis,
         "tests": str(screen.split.get("tests", "")),
         "split_key": split_key,
-        "split_digest": digest.hexdigest()[:16],
+        "split_digest": digest_of(screen.adata.obs_names, part),
         "n_perturbations": int(judged.conditions["perturbation"].nunique()),
         "n_contexts": int(judged.conditions["context"].nunique()) if screen.context_key else 0,
         "n_genes": int(screen.adata.n_vars),
@@ -81,6 +80,9 @@ def describe_run(
         "n_judging_cells": int(judged.conditions["n_cells"].sum()),
         "truth": "known" if judged.exact else "every cell" if chosen.every_cell else "held-out cells",
         "controls_shared": bool(judged.controls_shared),
+        "n_unmatched_cells": int(n_unmatched.sum()),
+        "n_unmatched_perturbations": int((n_unmatched > 0).sum()),
+        "n_unmatched_training_cells": screen.n_unmatched_training,
         "too_few_cells": {f"{a} in {b}" if b else a: int(n) for (a, b), n in judged.left_out.items()},
         "left_out": left_out,
         "training_unknown": [one.name for one in predictions if not one.training_known],

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from perturbia import metrics
-from perturbia.tl._evaluation.measure import score_rows
+from perturbia.tl._evaluation.measure import Overall, score_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,18 +22,23 @@ __all__ = [
     "TOP",
     "against_centroid",
     "centroid_accuracy",
+    "compared",
     "direction",
     "distances",
+    "fold_changes",
     "jaccard_of_top_genes",
     "likelihood",
     "on_effects",
     "on_means",
+    "profiles",
     "retrieval",
     "top_genes_of_halves",
     "top_genes_of_truth",
 ]
 
 TOP = 20
+MAX_AVERAGED = 1000  # controls of a context whose mean PerturBench takes
+MAX_SCORED = 2000  # cells whose likelihood is asked for
 
 
 def on_effects(score: Score, *, per_perturbation: bool = True, **options: Any) -> Callable[[Truth, Prediction], Any]:
@@ -75,15 +81,16 @@ def against_centroid(*, top: bool) -> Callable[[Truth, Prediction], np.ndarray]:
     return measure
 
 
-def top_genes_of_halves(*, per_perturbation: bool) -> Callable[[Truth, Prediction], Any]:
+def top_genes_of_halves(*, per_perturbation: bool, top: int = TOP) -> Callable[[Truth, Prediction], Any]:
     """Genes are chosen on one half of the held-out cells and scored on the other, both ways."""
 
     def measure(truth: Truth, prediction: Prediction) -> Any:
         one, two = truth.halves
         both = np.isfinite(one).all(axis=1) & np.isfinite(two).all(axis=1)
-        k = min(TOP, one.shape[1])
+        k = min(top, one.shape[1])
+        found = np.full(len(one), np.nan)
         if not both.any():
-            return np.full(len(one), np.nan) if per_perturbation else np.nan
+            return found if per_perturbation else Overall.undefined(len(one))
         scores = [
             score_rows(
                 metrics.top_gene_correlation,
@@ -95,20 +102,18 @@ def top_genes_of_halves(*, per_perturbation: bool) -> Callable[[Truth, Predictio
             )
             for true, chosen in ((one, two), (two, one))
         ]
-        mean = np.mean(scores, axis=0)
         if not per_perturbation:
-            return float(mean)
-        found = np.full(len(one), np.nan)
-        found[both] = mean
+            return Overall.of(np.mean([one.value for one in scores]), both)
+        found[both] = np.mean(scores, axis=0)
         return found
 
     return measure
 
 
-def top_genes_of_truth(score: Score) -> Callable[[Truth, Prediction], float]:
+def top_genes_of_truth(score: Score) -> Callable[[Truth, Prediction], Overall]:
     """On the genes of largest measured effect: the truth chooses the genes it scores, as in published evaluations."""
 
-    def measure(truth: Truth, prediction: Prediction) -> float:
+    def measure(truth: Truth, prediction: Prediction) -> Overall:
         k = min(TOP, truth.effects.shape[1])
         genes = metrics.top_genes(truth.effects, k=k)
         true, predicted = (np.take_along_axis(v, genes, axis=1) for v in (truth.effects, prediction.effects))
@@ -117,12 +122,62 @@ def top_genes_of_truth(score: Score) -> Callable[[Truth, Prediction], float]:
     return measure
 
 
-def jaccard_of_top_genes(truth: Truth, prediction: Prediction) -> np.ndarray:
-    """Signed overlap of the strongest genes, at most 20 of them."""
-    k = min(TOP, truth.effects.shape[1])
-    return score_rows(
-        metrics.top_gene_jaccard, truth.effects, prediction.effects, k=k, signed=True, per_perturbation=True
+def jaccard_of_top_genes(*, top: int = TOP) -> Callable[[Truth, Prediction], np.ndarray]:
+    """Signed overlap of at most so many strongest genes."""
+
+    def measure(truth: Truth, prediction: Prediction) -> np.ndarray:
+        k = min(top, truth.effects.shape[1])
+        return score_rows(
+            metrics.top_gene_jaccard, truth.effects, prediction.effects, k=k, signed=True, per_perturbation=True
+        )
+
+    return measure
+
+
+def profiles(truth: Truth, prediction: Prediction) -> tuple[np.ndarray, np.ndarray]:
+    """Means of held-out and of predicted cells."""
+    return truth.means, prediction.populations[0]
+
+
+def fold_changes(truth: Truth, prediction: Prediction) -> tuple[np.ndarray, np.ndarray]:
+    """PerturBench's log fold changes of these means, each side against controls of its own; NaN without a logarithm of counts.
+
+    Controls are at most 1,000 of the context: held-out ones for the truth, those that models may have seen for predictions.
+    """
+    sides = profiles(truth, prediction)
+    if truth.screen.scale != "log1p_cp10k":
+        return np.full_like(sides[0], np.nan), np.full_like(sides[1], np.nan)
+    true, predicted = (
+        metrics.log_fold_change(means, _mean_controls(truth, held_out=held_out))
+        for means, held_out in zip(sides, (True, False), strict=True)
     )
+    return true, predicted
+
+
+def _mean_controls(truth: Truth, *, held_out: bool) -> np.ndarray:
+    """Mean of the controls of the context of each condition, batches pooled."""
+    cache = truth.__dict__.setdefault("mean_controls", {})
+    if held_out not in cache:
+        means = {
+            context: truth.screen.cells(
+                truth.control_rows(held_out=held_out, context=context, limit=MAX_AVERAGED)
+            ).mean(axis=0, dtype=np.float64)
+            for context in set(truth.contexts)
+        }
+        cache[held_out] = np.stack([means[context] for context in truth.contexts])
+    return cache[held_out]
+
+
+def compared(
+    values: Callable[[Truth, Prediction], tuple[np.ndarray, np.ndarray]], score: Callable[[Truth, Prediction], Any]
+) -> Callable[[Truth, Prediction], Any]:
+    """A score of effects on other values of both sides."""
+
+    def measure(truth: Truth, prediction: Prediction) -> Any:
+        true, predicted = values(truth, prediction)
+        return score(replace(truth, effects=true), replace(prediction, effects=predicted))
+
+    return measure
 
 
 def direction(truth: Truth, prediction: Prediction) -> np.ndarray:
@@ -186,12 +241,16 @@ def distances(truth: Truth, prediction: Prediction) -> np.ndarray:
     return prediction.distances
 
 
-def likelihood(truth: Truth, prediction: Prediction) -> float:
-    """Mean IWELBO of at most 2,000 held-out cells, NaN for methods without a likelihood."""
+def likelihood(truth: Truth, prediction: Prediction) -> Overall:
+    """Mean IWELBO of at most 2,000 held-out cells, none for methods without a likelihood."""
     model = prediction.model
     if not hasattr(model, "get_iwelbo"):
-        return np.nan
-    rows = np.sort(np.random.default_rng(truth.seed).permutation(np.flatnonzero(truth.screen.part == "test"))[:2000])
-    cells = truth.screen.positions_in(model.adata, rows)
-    where = {"indices": cells} if cells is not None else {"adata": truth.screen.source[rows].copy()}
-    return float(model.get_iwelbo(**where, n_particles=50, return_mean=True, seed=truth.seed))
+        return Overall.undefined(len(truth))
+    screen = truth.screen
+    rows = np.sort(np.random.default_rng(truth.seed).permutation(np.flatnonzero(screen.part == "test"))[:MAX_SCORED])
+    cells = screen.positions_in(model.adata, rows)
+    where = {"indices": cells} if cells is not None else {"adata": screen.copy_of(rows)}
+    value = model.get_iwelbo(**where, n_particles=50, return_mean=True, seed=truth.seed)
+    return Overall.of(
+        value, np.array([np.isin(truth.cells_of(i), rows).any() for i in range(len(truth))]), n_cells=len(rows)
+    )

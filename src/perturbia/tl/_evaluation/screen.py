@@ -11,11 +11,13 @@ import numpy as np
 import pandas as pd
 
 from perturbia import _keys
-from perturbia.errors import LabelError, LeakageError, PerturbiaError, SplitError, shorten
+from perturbia.errors import FeatureMismatch, LabelError, LeakageError, PerturbiaError, SplitError, shorten
 from perturbia.model.base._features import check_features
 from perturbia.model.base._registered_model import RegisteredModel
 from perturbia.perturbation import as_perturbation, dosage_labels, dosage_matrix
-from perturbia.stats import log1p_cp10k
+from perturbia.stats import log1p_cp10k, matched_effects
+from perturbia.tl._cell_order import rank_by_name
+from perturbia.tl._copies import in_memory
 from perturbia.tl._evaluation.registration import Registration, read_dosage
 from perturbia.tl.observed_effects import effects
 
@@ -61,6 +63,8 @@ class JudgedScreen:
         Column of the user that holds contexts.
     spelling
         Control labels and separator in the spelling of the user.
+    split_key
+        Column of the user that holds the split.
     split
         What `tl.split` wrote about the split, empty if it did not make it.
     """
@@ -77,9 +81,10 @@ class JudgedScreen:
     registered_scale: str
     context_key: str | None
     spelling: dict[str, Any]
+    split_key: str
     split: dict[str, Any] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def is_control(self) -> np.ndarray:
         """Which cells are controls."""
         return np.diff(self.dosage.indptr) == 0
@@ -87,7 +92,7 @@ class JudgedScreen:
     @cached_property
     def rank(self) -> np.ndarray:
         """Rank of each cell by its name: draws in this order do not depend on how the cells are ordered."""
-        return np.argsort(np.argsort(self.adata.obs_names.to_numpy().astype(str), kind="stable"), kind="stable")
+        return rank_by_name(self.adata.obs_names)
 
     def canonical(self, label: str) -> str:
         """Canonical spelling of a label that is canonical already or as the user spells it."""
@@ -123,25 +128,49 @@ class JudgedScreen:
 
     def cells(self, rows: np.ndarray) -> np.ndarray:
         """Cells on the scale of effects, dense float32, in the order of `rows`."""
-        distinct, inverse = np.unique(rows, return_inverse=True)
-        if self._normalized is not None:
-            values = self._normalized[distinct]
-        elif self.registered_scale == "counts":
-            values = log1p_cp10k(self.adata.X[distinct])
-        else:
-            values = self.adata.X[distinct]
+        values = self.normalized(rows)
         dense = values.toarray() if hasattr(values, "toarray") else np.asarray(values)
-        return dense.astype(np.float32, copy=False)[inverse]
+        return dense.astype(np.float32, copy=False)
 
     def normalized(self, rows: np.ndarray) -> Any:
         """Cells on the scale of effects in the form of the data, sparse or dense."""
+        if self._normalized is not None:
+            return self._normalized[rows]
         matrix = self.adata.X[rows]
         return log1p_cp10k(matrix) if self.registered_scale == "counts" else matrix
 
+    def mean_effects(self, rows: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Effects of groups of cells against controls of the same batch and context, without errors.
+
+        `groups` holds the code of each of the `rows`, -1 for the controls; codes that occur, and float64 effects.
+        """
+        effects = matched_effects(self.normalized(rows), groups, self.stratum_codes[rows], reference=-1)
+        return np.unique(groups[groups >= 0]), effects
+
     @cached_property
     def strata(self) -> np.ndarray:
-        """Batch and context of each cell as one label."""
+        """Batch and context of each cell as one label, the same for all cells if there is neither."""
+        if self.stratum_key is None:
+            return np.full(self.adata.n_obs, "")
         return self.adata.obs[STRATUM].astype(str).to_numpy()
+
+    @property
+    def n_unmatched_training(self) -> int:
+        """Perturbed training cells in batches and contexts without training controls."""
+        trained = self.part == "train"
+        known = np.isin(self.strata, np.unique(self.strata[trained & self.is_control]))
+        return int((trained & ~self.is_control & ~known).sum())
+
+    @cached_property
+    def stratum_codes(self) -> np.ndarray:
+        """Batch and context of each cell as integers."""
+        return pd.factorize(self.strata)[0]
+
+    @cached_property
+    def label_codes(self) -> np.ndarray:
+        """Perturbation of each cell as an integer, in the order of labels; -1 for controls."""
+        codes = pd.factorize(self.labels, sort=True)[0]
+        return np.where(self.is_control, -1, codes)
 
     @cached_property
     def _normalized(self) -> Any:
@@ -158,6 +187,10 @@ class JudgedScreen:
             return None
         positions = adata.obs_names.get_indexer(self.adata.obs_names[rows])
         return None if (positions < 0).any() else positions
+
+    def copy_of(self, rows: np.ndarray) -> AnnData:
+        """Cells of the data of the user by themselves, in memory."""
+        return in_memory(self.source[rows])
 
     @property
     def visible(self) -> np.ndarray:
@@ -211,11 +244,19 @@ def read_screen(adata: AnnData, registration: Registration, *, models: Sequence[
 
     Raises
     ------
+    FeatureMismatch
+        If there are no cells, or fewer than two features.
     SplitError
         If the column is missing, or does not mark training and test cells.
     LabelError, ControlError, ScaleError
         If labels, covariates or features can not be read.
     """
+    if adata.n_obs == 0 or adata.n_vars < 2:
+        msg = (
+            f"adata: expected cells and two features or more, got {adata.n_obs} × {adata.n_vars}. Check how the data were "
+            "filtered: scores compare effects over features."
+        )
+        raise FeatureMismatch(msg)
     split = adata.uns.get(split_key, {})
     split = dict(split) if hasattr(split, "keys") else {}
     where = registration.filled(models, split)
@@ -255,6 +296,7 @@ def read_screen(adata: AnnData, registration: Registration, *, models: Sequence[
         matrix = adata.X if where.layer is None else adata.layers[where.layer]
         if adata.isbacked:  # read once: judging asks for the same cells many times
             matrix = matrix.to_memory() if hasattr(matrix, "to_memory") else matrix[:]
+        matrix = matrix.tocsr() if hasattr(matrix, "tocsr") else matrix  # rows are what is asked for
         shallow = New(matrix, obs=obs, var=pd.DataFrame(index=adata.var_names.copy()))
     scale = str(where.scale)
     return JudgedScreen(
@@ -270,6 +312,7 @@ def read_screen(adata: AnnData, registration: Registration, *, models: Sequence[
         registered_scale=scale,
         context_key=where.context_key,
         spelling={"control": where.control or "control", "sep": "+" if where.sep is None else where.sep},
+        split_key=split_key,
         split=split,
     )
 
@@ -282,11 +325,13 @@ def _complete(adata: AnnData, key: str, argument: str) -> np.ndarray:
 
 
 def observed(screen: JudgedScreen, rows: np.ndarray, *, batch_key: str | None) -> AnnData:
-    """`tl.effects` of some cells of the screen."""
-    return effects(
-        screen.adata,
-        perturbation_key=LABEL,
-        batch_key=batch_key,
-        scale=screen.effect_scale,  # type: ignore[arg-type]
-        cells=rows,
-    )
+    """`tl.effects` of some cells of the screen; cells without controls in their batch are counted once, by the truth."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="batch_key: ", category=RuntimeWarning)
+        return effects(
+            screen.adata,
+            perturbation_key=LABEL,
+            batch_key=batch_key,
+            scale=screen.effect_scale,  # type: ignore[arg-type]
+            cells=rows,
+        )

@@ -20,7 +20,7 @@ __all__ = ["GROUPINGS", "RANKED", "compare", "summarize"]
 
 RANKED = ("model", "baseline")
 GROUPINGS = ("stratum", "seen_members", "n_targets", "context")
-STATISTICS = ("value", "low", "high", "n", "n_undefined", "rank", "rescaled", "normalized")
+STATISTICS = ("value", "low", "high", "median", "q25", "q75", "n", "n_undefined", "rank", "rescaled", "normalized")
 NEGATIVES = ("Mean", "NoChange")
 LEAST_ROOM = 0.1  # of the larger of the two ends: less is noise, and dividing by it says nothing
 
@@ -50,7 +50,7 @@ def summarize(
         if part.empty:
             continue
         if level == "all":
-            for statistic in ("value", "low", "high"):
+            for statistic in ("value", "low", "high", "n", "n_undefined"):
                 wide = part.pivot(index="model", columns="metric", values=statistic)
                 frames[statistic].loc[wide.index, wide.columns] = wide
             continue
@@ -61,10 +61,12 @@ def summarize(
             found = bootstrap_mean(
                 clusters.to_numpy(), n_resamples=n_resamples, confidence=confidence, nan="omit", seed=seed
             )
+            quartiles = np.nanquantile(clusters.to_numpy(), [0.25, 0.5, 0.75], axis=0)
         numbers_of = {
             "value": found.mean,
             "low": found.lower,
             "high": found.upper,
+            **dict(zip(("q25", "median", "q75"), quartiles, strict=True)),
             "n": wide.notna().sum().to_numpy(),
             "n_undefined": wide.isna().sum().to_numpy(),
         }
@@ -83,8 +85,11 @@ def summarize(
         )
         judged = table[table["metric"] == metric]
         common = _common_means(judged).reindex(order) if metrics.loc[metric, "level"] == "perturbation" else column
-        frames["rescaled"][metric] = _scaled(common, best=_first(common, (CEILING,)), least=LEAST_ROOM)
-        frames["normalized"][metric] = _scaled(column, best=metrics.loc[metric, "best"])
+        higher = bool(metrics.loc[metric, "higher_is_better"])
+        ceiling = _first(common, (CEILING,))
+        frames["rescaled"][metric] = _scaled(common, best=ceiling, higher=higher, least=LEAST_ROOM)
+        # what is better than perfect is so by noise, as a distance below 0 is
+        frames["normalized"][metric] = _scaled(column, best=metrics.loc[metric, "best"], higher=higher).clip(upper=1.0)
     out = pd.concat(frames, axis=1, names=["statistic", "metric"])
     out.index.name = "model"
     return out
@@ -108,15 +113,12 @@ def _first(values: pd.Series, names: Sequence[str]) -> float:
     return next((float(values[name]) for name in names if np.isfinite(values.get(name, np.nan))), np.nan)
 
 
-def _scaled(values: pd.Series, *, best: float, least: float = 0.0) -> pd.Series:
-    """0 at the mean baseline, 1 at `best`; NaN where either is not known, or there is next to no room between them."""
+def _scaled(values: pd.Series, *, best: float, higher: bool, least: float = 0.0) -> pd.Series:
+    """0 at the mean baseline, 1 at `best`; NaN where either is not known, or the baseline is as good up to noise."""
     negative = _first(values, NEGATIVES)
     known = values[np.isfinite(values)]
-    if (
-        not np.isfinite(negative)
-        or not np.isfinite(best)
-        or abs(best - negative) <= least * max(abs(best), abs(negative))
-    ):
+    room = best - negative if higher else negative - best
+    if not (np.isfinite(room) and room > least * max(abs(best), abs(negative))):
         return pd.Series(np.nan, index=values.index)
     return pd.Series(scale_to_baseline(known.to_numpy(), baseline=negative, best=best), index=known.index).reindex(
         values.index

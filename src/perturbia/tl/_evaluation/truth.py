@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 from scipy.special import stdtr
 from scipy.stats import false_discovery_control
 
-from perturbia.stats import energy_distance
+from perturbia.perturbation import Perturbation, as_perturbation
+from perturbia.stats import energy_distance, group_means
 from perturbia.tl._evaluation.screen import observed
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from perturbia.tl._evaluation.screen import JudgedScreen
 
-__all__ = ["MAX_CONTROLS", "MIN_CONTROLS", "N_BASE", "Basis", "Halving", "Truth"]
+__all__ = ["FDR", "MAX_CONTROLS", "MIN_CONTROLS", "N_BASE", "Basis", "Halving", "Truth"]
 
 MIN_CONTROLS = 10
 MAX_CELLS = 300
@@ -133,6 +134,12 @@ class Truth:
         """Perturbation of each condition."""
         return self.conditions["perturbation"].tolist()
 
+    @cached_property
+    def parts(self) -> list[list[str]]:
+        """Members of each condition, as labels of single perturbations."""
+        targets = [as_perturbation(name).targets for name in self.perturbations]
+        return [[str(Perturbation({target: dose})) for target, dose in one.items()] for one in targets]
+
     @property
     def contexts(self) -> list[str]:
         """Context of each condition."""
@@ -206,9 +213,17 @@ class Truth:
 
     def cells_of(self, condition: int) -> np.ndarray:
         """Positions of the held-out cells of a condition."""
-        name, context = self.perturbations[condition], self.contexts[condition]
-        screen = self.screen
-        return self.test[(screen.labels[self.test] == name) & (screen.contexts[self.test] == context)]
+        return self._rows[condition]
+
+    @cached_property
+    def _rows(self) -> list[np.ndarray]:
+        """Positions of the held-out cells of each condition, in rising order."""
+        pairs = pd.MultiIndex.from_arrays([self.perturbations, self.contexts])
+        screen, test = self.screen, np.sort(self.test)
+        codes = pairs.get_indexer(pd.MultiIndex.from_arrays([screen.labels[test], screen.contexts[test]]))
+        order = np.argsort(codes, kind="stable")
+        bounds = np.searchsorted(codes[order], np.arange(len(self) + 1))
+        return [test[order[a:b]] for a, b in pairwise(bounds)]
 
     @cached_property
     def coordinates(self) -> list[np.ndarray]:
@@ -218,8 +233,9 @@ class Truth:
     @cached_property
     def means(self) -> np.ndarray:
         """Mean of the held-out cells of each condition, float64 `(n_conditions, n_genes)`."""
-        rows = [self.cells_of(i) for i in range(len(self))]
-        return np.stack([self.screen.cells(part).mean(axis=0, dtype=np.float64) for part in rows])
+        rows = np.concatenate([self.cells_of(i) for i in range(len(self))])
+        codes = np.repeat(np.arange(len(self)), [len(self.cells_of(i)) for i in range(len(self))])
+        return group_means(self.screen.normalized(rows), codes, with_variance=False).mean
 
     def control_rows(self, *, held_out: bool, context: str | None = None, limit: int = MAX_CELLS) -> np.ndarray:
         """Positions of at most `limit` control cells that judge, or that models may have seen."""
@@ -252,11 +268,11 @@ class Truth:
 
     @cached_property
     def control_distances(self) -> np.ndarray:
-        """Energy distance of each population to held-out controls; NaN for a single cell."""
+        """Energy distance of each population to held-out controls; NaN for a single cell of either."""
         controls = self.control_coordinates
         return np.array(
             [
-                energy_distance(cells, controls[context]) if len(cells) > 1 else np.nan
+                energy_distance(cells, controls[context]) if min(len(cells), len(controls[context])) > 1 else np.nan
                 for cells, context in zip(self.coordinates, self.contexts, strict=True)
             ]
         )
