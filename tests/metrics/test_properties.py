@@ -233,6 +233,7 @@ def test_every_public_score_is_covered():
     """A new score of effects belongs into the tables above."""
     elsewhere = {
         "baseline": ["scale_to_baseline"],
+        "profiles": ["log_fold_change"],
         "ranks and genes": ["retrieval_ranks", "top_genes"],
         "latents and masks": ["dci", "dci_from_importance", "latent_mcc", "linear_r2", "match_latents", "mask_scores"],
         "likelihoods": ["paired_iwelbo"],
