@@ -43,6 +43,10 @@ class GivenTreatments(NamedTuple):
         index = torch.argsort(given.to(torch.int8), dim=1, descending=True, stable=True)[:, :n_slots]
         return cls(index, doses.gather(1, index))
 
+    def to(self, device: torch.device | str) -> GivenTreatments:
+        """The same on another device."""
+        return GivenTreatments(self.row.to(device), self.dose.to(device))
+
     def sum_of(self, table: torch.Tensor, *, squared: bool = False) -> torch.Tensor:
         """Sum over treatments of dose times row of the table.
 

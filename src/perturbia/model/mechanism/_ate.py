@@ -122,13 +122,13 @@ class _Contrast:
     def of_mean(self, query: sparse.csr_matrix) -> torch.Tensor:
         """Difference to control of each state under the expected shift of a perturbation, `(n, n_features)`."""
         given = given_of(query)
-        called = self.module.design(GivenTreatments(*(part.to(self.z.device) for part in given)))
+        called = self.module.design(given.to(self.z.device))
         return self.expected(self.module.effects.offset(called)[0][0], self._own(given)) - self.control
 
     def of_draws(self, query: sparse.csr_matrix, n_draws: int, seed: int, n_cells: int) -> torch.Tensor:
         """Mean difference to control under each of several draws of the shift, `(n_draws, n_features)`."""
         given, effects = given_of(query), self.module.effects
-        called = self.module.design(GivenTreatments(*(part.to(self.z.device) for part in given)))
+        called = self.module.design(given.to(self.z.device))
         # only rows that the query calls are drawn, so that no other query changes its draws
         rows, within = called.within()
         mask, embedding = effects.sample(n_draws, rows=rows, generator=torch.Generator().manual_seed(seed))

@@ -26,7 +26,6 @@ from perturbia.model.mechanism._predictive_samples import replicate_cells
 from perturbia.model.mechanism._readout import predictive_moments
 from perturbia.model.mechanism._stored_latents import read_encoded
 from perturbia.model.mechanism._training import MechanismTraining
-from perturbia.nn import GivenTreatments
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -236,8 +235,7 @@ class LatentShiftModel(ExpressionMethods, MinifiedMode, MechanismTraining, VAEMi
         if library_size is not None and not (np.isfinite(library_size) and library_size > 0):
             msg = f"library_size: expected a positive number, got {library_size!r}."
             raise ValueError(msg)
-        given = self._on_device(given_of(self._query_matrix([query]))._asdict())
-        given = GivenTreatments(**given)
+        given = given_of(self._query_matrix([query])).to(self.device)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             rows, within = self.module.design(given).within()
@@ -334,9 +332,9 @@ class LatentShiftModel(ExpressionMethods, MinifiedMode, MechanismTraining, VAEMi
         self, dosage: sparse.csr_matrix, n_draws: int, seed: int | None
     ) -> tuple[np.ndarray, np.ndarray | float]:
         effects = self.module.effects
-        given = self._on_device(given_of(dosage)._asdict())
+        given = given_of(dosage).to(self.device)
         with torch.inference_mode():
-            called = self.module.design(GivenTreatments(**given))
+            called = self.module.design(given)
             if n_draws == 1:
                 mean, variance = effects.offset(called)
                 return mean.cpu().numpy(), variance.sqrt().cpu().numpy()
@@ -354,8 +352,8 @@ class LatentShiftModel(ExpressionMethods, MinifiedMode, MechanismTraining, VAEMi
     def _decode_cells(self, latent: AnnData, scale: Scale, batch_size: int | None) -> tuple[np.ndarray, np.ndarray]:
         covariates = covariates_of(self, latent.obs)
         if _keys.OBSM_GIVEN in latent.obsm:
-            given = self._on_device(given_of(latent.obsm[_keys.OBSM_GIVEN])._asdict())
-            covariates = replace(covariates, given=GivenTreatments(**given))
+            given = given_of(latent.obsm[_keys.OBSM_GIVEN]).to(self.device)
+            covariates = replace(covariates, given=given)
         z, sd = (
             torch.from_numpy(np.asarray(values)).to(self.device) for values in (latent.X, latent.layers[_keys.LAYER_SD])
         )

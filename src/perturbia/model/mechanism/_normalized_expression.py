@@ -13,7 +13,6 @@ from perturbia import _keys
 from perturbia.model.mechanism._basal_states import covariates_of, given_of
 from perturbia.model.mechanism._seeds import mixed_seed
 from perturbia.model.mechanism._stored_latents import expected_offsets
-from perturbia.nn import GivenTreatments
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -74,7 +73,7 @@ class CellStates:
             obs[_keys.OBS_LIBRARY] = library
         covariates = covariates_of(model, obs)
         if module.target_shift is not None:
-            given = GivenTreatments(*(part.to(model.device) for part in given_of(target)))
+            given = given_of(target).to(model.device)
             covariates = replace(covariates, given=given)
         located, spread = (torch.from_numpy(values).to(model.device) for values in (mean, sd))
         return cls(located, spread, moved, covariates)

@@ -10,12 +10,11 @@ import torch
 from scipy import sparse
 from scvi import REGISTRY_KEYS
 
-from perturbia.nn import GivenTreatments
-
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from perturbia.model.mechanism._samsvae_module import SAMSVAEModule
+    from perturbia.nn import GivenTreatments
 
 __all__ = ["ReferenceStatistics"]
 
@@ -60,7 +59,7 @@ class ReferenceStatistics:
             squared = squared + (values**2).sum(0)
             raw = raw + x.double().sum(0)
             given = module.given(tensors)
-            called = module.design(GivenTreatments(*(part.to(module.n_treated.device) for part in given)))
+            called = module.design(given.to(module.n_treated.device))
             n_treated += torch.bincount(called.row[called.dose != 0].cpu(), minlength=len(n_treated))
             size = tensors.get(REGISTRY_KEYS.SIZE_FACTOR_KEY)
             libraries.append((x.sum(-1) if size is None else size.ravel()).numpy())

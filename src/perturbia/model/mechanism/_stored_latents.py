@@ -15,7 +15,6 @@ from perturbia import _keys
 from perturbia.errors import RepresentationMismatch
 from perturbia.model.base._minified import is_minified
 from perturbia.model.mechanism._basal_states import given_of
-from perturbia.nn import GivenTreatments
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -53,7 +52,7 @@ def library_of_batch(tensors: dict[str, torch.Tensor]) -> torch.Tensor:
 @torch.inference_mode()
 def expected_offsets(model: LatentShiftModel, dosage: sparse.csr_matrix) -> np.ndarray:
     """Posterior mean of the shift of each row of a dosage matrix, float32 `(n_cells, n_latent)`."""
-    given = GivenTreatments(*(part.to(model.device) for part in given_of(dosage)))
+    given = given_of(dosage).to(model.device)
     return model.module.effects.offset(model.module.design(given))[0].cpu().numpy()
 
 
