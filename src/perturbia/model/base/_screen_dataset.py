@@ -84,12 +84,23 @@ class ScreenDataset(AnnTorchDataset):
 
     def __getitem__(self, indexes: int | list[int] | slice) -> dict[str, torch.Tensor]:
         """Tensors of the cells at positions `indexes` among the chosen ones, in the order asked for."""
-        chosen = torch.as_tensor([indexes] if isinstance(indexes, int) else np.r_[indexes], dtype=torch.int64)
-        tensors = {key: value.index_select(0, chosen) for key, value in self._held.items()}
+        chosen = np.arange(len(self))[indexes] if isinstance(indexes, slice) else np.atleast_1d(indexes)
+        first, last = int(chosen[0]), int(chosen[-1])
+        if last - first + 1 == len(chosen) and (np.diff(chosen) == 1).all():
+
+            def take(values: torch.Tensor) -> torch.Tensor:
+                return values[first : last + 1]
+        else:
+            order = torch.from_numpy(chosen)
+
+            def take(values: torch.Tensor) -> torch.Tensor:
+                return values.index_select(0, order)
+
+        tensors = {key: take(value) for key, value in self._held.items()}
         if self._features is not None:
-            tensors[REGISTRY_KEYS.X_KEY] = self._features.index_select(0, chosen)
+            tensors[REGISTRY_KEYS.X_KEY] = take(self._features)
         elif self._has_features:
-            tensors[REGISTRY_KEYS.X_KEY] = self._read_features(self.indices[chosen.numpy()])
+            tensors[REGISTRY_KEYS.X_KEY] = self._read_features(self.indices[chosen])
         return tensors
 
     def _hold(self) -> dict[str, torch.Tensor]:

@@ -15,7 +15,7 @@ from perturbia.model.base._result import check_library, check_source, stamp
 from perturbia.perturbation import dosage_labels, dosage_matrix
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from scipy import sparse
 
@@ -75,14 +75,18 @@ class PerturbationModel(RegisteredModel):
         return stamp(latent, kind="latent", ur_id=self.ur_id, model=self._kind, scale="embedding")
 
     def _encode_in_order(
-        self, adata: ad.AnnData, chosen: np.ndarray, batch_size: int | None
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """`_encode_cells` for cells in any order, any number of times: loaders of backed data sort what they read."""
+        self,
+        adata: ad.AnnData,
+        chosen: np.ndarray,
+        batch_size: int | None,
+        encode: Callable[..., tuple[np.ndarray | None, ...]] | None = None,
+    ) -> tuple:
+        """`encode`, by default `_encode_cells`, for cells in any order: loaders of backed data sort what they read."""
         distinct, inverse = np.unique(chosen, return_inverse=True)
-        mean, sd, library = self._encode_cells(adata, distinct, batch_size)
+        parts = (encode or self._encode_cells)(adata, distinct, batch_size)
         if np.array_equal(distinct, chosen):
-            return mean, sd, library
-        return mean[inverse], sd[inverse], None if library is None else library[inverse]
+            return parts
+        return tuple(None if part is None else part[inverse] for part in parts)
 
     def perturb(self, latent: ad.AnnData, query: Query, *, n_draws: int = 1, seed: int | None = 0) -> ad.AnnData:
         """Give cells a perturbation in place of whatever they had.

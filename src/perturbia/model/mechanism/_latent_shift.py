@@ -24,7 +24,7 @@ from perturbia.model.mechanism._iwelbo import iwelbo_of_batch
 from perturbia.model.mechanism._minification import MinifiedMode
 from perturbia.model.mechanism._predictive_samples import replicate_cells
 from perturbia.model.mechanism._readout import predictive_moments
-from perturbia.model.mechanism._stored_latents import read_encoded
+from perturbia.model.mechanism._stored_latents import expected_offsets, library_of_batch, read_guides
 from perturbia.model.mechanism._training import MechanismTraining
 
 if TYPE_CHECKING:
@@ -85,13 +85,13 @@ class LatentShiftModel(ExpressionMethods, MinifiedMode, MechanismTraining, VAEMi
         """
         check_choice("kind", kind, ("full", "basal", "perturbation"))
         adata, chosen = self._cells(adata, indices)
-        effect = self.module.effects.effect().detach().cpu().numpy()
-        offset = self.module.design.matrix(self._registered_dosage(adata, chosen)) @ effect
         if kind == "perturbation":
+            offset = expected_offsets(self, self._registered_dosage(adata, chosen))
             return (offset, np.zeros_like(offset)) if return_dist else offset
-        mean, sd, _ = self._encode_in_order(adata, chosen, batch_size)
         if kind == "full":
-            mean = mean + offset
+            mean, sd = self._encode_in_order(adata, chosen, batch_size, encode=self._encode_totals)
+        else:
+            mean, sd, _ = self._encode_in_order(adata, chosen, batch_size)
         if return_dist:
             return mean, sd**2
         if give_mean:
@@ -310,23 +310,41 @@ class LatentShiftModel(ExpressionMethods, MinifiedMode, MechanismTraining, VAEMi
         index = [f"z{i}" for i in range(self.module.n_latent)]
         return pd.DataFrame({"kind": "basal"}, index=index)
 
-    @torch.inference_mode()
     def _encode_cells(
         self, adata: AnnData, indices: np.ndarray, batch_size: int | None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        mean, sd, library = self._encode_guides(adata, indices, batch_size)
+        if self.module.encodes_total:
+            mean = mean - expected_offsets(self, self._registered_dosage(adata, indices))
+        return mean, sd, library
+
+    def _encode_totals(
+        self, adata: AnnData, indices: np.ndarray, batch_size: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation of the total latent of cells."""
+        mean, sd, _ = self._encode_guides(adata, indices, batch_size, library=False)
+        if not self.module.encodes_total:
+            mean = mean + expected_offsets(self, self._registered_dosage(adata, indices))
+        return mean, sd
+
+    @torch.inference_mode()
+    def _encode_guides(
+        self, adata: AnnData, indices: np.ndarray, batch_size: int | None, *, library: bool = True
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Mean and standard deviation of the guide, be it of the total latent or of the basal one, and library sizes."""
+        library = library and self.module.is_count_model
         if is_minified(adata):
-            return read_encoded(self, adata, indices)
+            return read_guides(self, adata, indices, library=library)
         means, sds, libraries = [], [], []
+        device = self.device
         for tensors in self._make_data_loader(adata=adata, indices=indices, batch_size=batch_size or 1024):
-            inputs = self.module._get_inference_input(self._on_device(tensors))
-            size, given = inputs.pop("size_factor"), self.module.design(inputs.pop("given"))
-            offset = self.module.effects.offset(given)[0]
-            guide = self.module.encode(offset=offset, **inputs)
-            means.append((guide.loc - offset if self.module.encodes_total else guide.loc).cpu())
+            own = {key: value.to(device) for key, value in tensors.items()}
+            guide = self.module.guide(own)
+            means.append(guide.loc.cpu())
             sds.append(guide.scale.cpu())
-            libraries.append((inputs["x"].sum(-1) if size is None else size.ravel()).cpu())
-        library = torch.cat(libraries).numpy() if self.module.is_count_model else None
-        return torch.cat(means).numpy(), torch.cat(sds).numpy(), library
+            if library:
+                libraries.append(library_of_batch(own).ravel().cpu())
+        return torch.cat(means).numpy(), torch.cat(sds).numpy(), torch.cat(libraries).numpy() if library else None
 
     def _draw_offsets(
         self, dosage: sparse.csr_matrix, n_draws: int, seed: int | None

@@ -153,7 +153,5 @@ class MinifiedMode(BaseMinifiedModeModelClass):
         return mean, variance
 
     def _encoded_latents(self, adata: AnnData, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        mean, sd, _ = self._encode_cells(adata, indices, None)
-        if self.module.encodes_total:
-            mean = mean + expected_offsets(self, self._registered_dosage(adata, indices))
+        mean, sd, _ = self._encode_guides(adata, indices, None, library=False)
         return mean, sd**2

@@ -12,7 +12,6 @@ from scipy import sparse
 from perturbia import _keys
 from perturbia.model.mechanism._basal_states import covariates_of, given_of
 from perturbia.model.mechanism._seeds import mixed_seed
-from perturbia.model.mechanism._stored_latents import expected_offsets
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -59,11 +58,10 @@ class CellStates:
     ) -> CellStates:
         """States of the cells `chosen`, in any order and any number of times, under a dosage row or their own."""
         module = model.module
-        mean, sd, library = model._encode_in_order(adata, chosen, batch_size)
+        mean, sd, library = model._encode_in_order(adata, chosen, batch_size, encode=model._encode_guides)
         own = model._registered_dosage(adata, chosen)
         target = own if query is None else query[np.zeros(len(chosen), dtype=np.int64)]
         if module.encodes_total:
-            mean = mean + expected_offsets(model, own)
             moved = sparse.csr_matrix(module.design.matrix(target) - module.design.matrix(own))
         else:
             moved = sparse.csr_matrix(module.design.matrix(target))

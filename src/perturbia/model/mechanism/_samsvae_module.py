@@ -141,7 +141,7 @@ class SAMSVAEModule(BaseModuleClass):
         return GivenTreatments.of_doses(tensors[_keys.PERTURBATION])
 
     @staticmethod
-    def _covariates(tensors: dict) -> dict:
+    def _covariates(tensors: dict) -> dict[str, Any]:
         return {
             "batch_index": tensors[REGISTRY_KEYS.BATCH_KEY],
             "cat_covs": tensors.get(REGISTRY_KEYS.CAT_COVS_KEY),
@@ -154,10 +154,10 @@ class SAMSVAEModule(BaseModuleClass):
 
     def standardize(self, x: torch.Tensor) -> torch.Tensor:
         """Encoder input: log counts (or features) with the mean and spread of the training cells removed."""
-        values = torch.log1p(x) if self.is_count_model else x
-        return (values - self.input_mean) / self.input_sd
+        # no gradient flows to the input: one array is enough
+        values = torch.log1p(x).sub_(self.input_mean) if self.is_count_model else x - self.input_mean
+        return values.div_(self.input_sd)
 
-    @auto_move_data
     def encode(
         self,
         x: torch.Tensor,
@@ -175,6 +175,11 @@ class SAMSVAEModule(BaseModuleClass):
             features = torch.cat([features.expand(*offset.shape[:-1], -1), offset], dim=-1)
         return self.encoder(features, *self._categories(batch_index, cat_covs), cont=cont_covs)
 
+    def guide(self, tensors: dict[str, torch.Tensor]) -> Normal:
+        """Guide of a minibatch, which lies on the device of the module, under the expected offsets."""
+        offset = self.effects.offset(self.design(self.given(tensors)))[0] if self.encoder.n_condition else None
+        return self.encode(tensors[REGISTRY_KEYS.X_KEY], offset, **self._covariates(tensors))
+
     @auto_move_data
     def inference(
         self,
@@ -188,7 +193,7 @@ class SAMSVAEModule(BaseModuleClass):
     ) -> dict:
         """Draw latents; `z` has shape `(n_cells, n_latent)`, with a leading axis if more than one particle is drawn."""
         n_samples = n_samples or self.n_particles
-        covariates = {"batch_index": batch_index, "cat_covs": cat_covs, "cont_covs": cont_covs}
+        covariates: dict[str, Any] = {"batch_index": batch_index, "cat_covs": cat_covs, "cont_covs": cont_covs}
         library = x.sum(-1, keepdim=True) if size_factor is None else size_factor
         outputs: dict[str, Any] = {"library": library, "draws": None}
         given = self.design(given)

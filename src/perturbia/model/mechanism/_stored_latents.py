@@ -28,7 +28,7 @@ __all__ = [
     "guide_of_batch",
     "library_of_batch",
     "minified_copy",
-    "read_encoded",
+    "read_guides",
 ]
 
 
@@ -56,22 +56,20 @@ def expected_offsets(model: LatentShiftModel, dosage: sparse.csr_matrix) -> np.n
     return model.module.effects.offset(model.module.design(given))[0].cpu().numpy()
 
 
-def read_encoded(
-    model: LatentShiftModel, adata: AnnData, indices: np.ndarray
+def read_guides(
+    model: LatentShiftModel, adata: AnnData, indices: np.ndarray, *, library: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Basal mean, standard deviation and library size of minified cells, as encoding gave them."""
+    """Mean and standard deviation of the guide of minified cells, and their library sizes if asked for."""
     manager = model.get_anndata_manager(adata, required=True)
-    stored, variance = (
+    mean, variance = (
         np.asarray(manager.get_from_registry(key)[indices], dtype=np.float32)
         for key in (REGISTRY_KEYS.LATENT_QZM_KEY, REGISTRY_KEYS.LATENT_QZV_KEY)
     )
-    if model.module.encodes_total:
-        stored = stored - expected_offsets(model, model._registered_dosage(adata, indices))
-    if not model.module.is_count_model:
-        return stored, np.sqrt(variance), None
+    if not library:
+        return mean, np.sqrt(variance), None
     registered = REGISTRY_KEYS.SIZE_FACTOR_KEY in manager.data_registry
     sizes = manager.get_from_registry(REGISTRY_KEYS.SIZE_FACTOR_KEY if registered else REGISTRY_KEYS.OBSERVED_LIB_SIZE)
-    return stored, np.sqrt(variance), np.asarray(sizes, dtype=np.float32)[indices].ravel()
+    return mean, np.sqrt(variance), np.asarray(sizes, dtype=np.float32)[indices].ravel()
 
 
 def check_whose_latents(model: LatentShiftModel, adata: AnnData) -> None:

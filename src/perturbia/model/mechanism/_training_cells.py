@@ -107,8 +107,5 @@ def _encode_chosen(model: MechanismTraining, indices: np.ndarray, chosen: np.nda
 def _encode_batches(model: MechanismTraining, batches: Any) -> Iterator[tuple[GivenTreatments, torch.Tensor]]:
     """Treatments, as rows of effects, and encoder means of every minibatch."""
     for tensors in batches():
-        inputs = model.module._get_inference_input(model._on_device(tensors))
-        inputs.pop("size_factor")
-        given = model.module.design(inputs.pop("given"))
-        offset = model.module.effects.offset(given)[0] if model.module.encoder.n_condition else None
-        yield given, model.module.encode(offset=offset, **inputs).loc
+        own = model._on_device(tensors)
+        yield model.module.design(model.module.given(own)), model.module.guide(own).loc
