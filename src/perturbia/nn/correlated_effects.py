@@ -66,8 +66,8 @@ class CorrelatedEffects(MaskedEffects):
             slab="mean_field",
             trainable=True,
         )
-        self.mean.requires_grad_(False)  # noqa: FBT003  positional in torch
-        self.log_sd.requires_grad_(False)  # noqa: FBT003  positional in torch
+        self.mean.requires_grad_(False)
+        self.log_sd.requires_grad_(False)
         # the bound that one layer with an indicator for each treatment would have
         bound = (n_latent + n_treatments) ** -0.5
         self.row_input = nn.Parameter(torch.empty(n_treatments, n_hidden).uniform_(-bound, bound))
