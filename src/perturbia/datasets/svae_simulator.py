@@ -63,10 +63,11 @@ def simulate_svae(
         Fewest and most draws of targets. Each intervention draws a number in between, and as many targets with
         replacement: of three draws, fewer latents may be hit.
     effect_shape
-        ``"strong"``: shifts are :math:`\pm N(\texttt{effect\_scale}, \texttt{effect\_spread}^2)`; ``"normal"``: they
-        are :math:`N(0, \texttt{effect\_scale}^2)`, so that many are too weak to be seen.
+        ``"strong"``: the size of a shift is normal with mean `effect_scale` and standard deviation `effect_spread`, up or
+        down; ``"normal"``: shifts are normal with mean 0 and standard deviation `effect_scale`, so that many are too weak
+        to be seen.
     effect_scale
-        Size of a shift, in units of the standard deviation of a latent within an intervention.
+        Scale of shifts, in units of the standard deviation of a latent within an intervention.
     effect_spread
         Standard deviation of the size of strong shifts; normal shifts do without it.
     cells_per_perturbation
