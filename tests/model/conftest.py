@@ -50,6 +50,8 @@ EMBEDDING = pd.DataFrame(
 )
 RECIPES = [
     Recipe("SAMSVAE", {"n_latent": 3, "n_hidden": 16}, {"max_steps": 30, "batch_size": 64, **QUIET}),
+    Recipe("CPAVAE", {"n_latent": 3, "n_hidden": 16}, {"max_steps": 30, "batch_size": 64, **QUIET}),
+    Recipe("ConditionalVAE", {"n_latent": 3, "n_hidden": 16}, {"max_steps": 30, "batch_size": 64, **QUIET}),
     Recipe("NoChange"),
     Recipe("Mean"),
     Recipe("MeanSameOrder"),

@@ -209,8 +209,8 @@ def test_the_start_is_left_alone() -> None:
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"prior_inclusion": 0.0}, "prior_inclusion: expected a probability strictly between"),
-        ({"prior_inclusion": 1.0}, "prior_inclusion"),
+        ({"prior_inclusion": -0.1}, "prior_inclusion: expected probabilities, between 0 and 1"),
+        ({"prior_inclusion": 1.1}, "prior_inclusion"),
         ({"prior_inclusion": np.nan}, "prior_inclusion"),
         ({"slab_sd": 0.0}, "slab_sd: expected a positive number"),
         ({"slab_sd": -1.0}, "slab_sd"),

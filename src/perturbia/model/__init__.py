@@ -20,6 +20,9 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "baseline.nearest": ["Nearest"],
         "baseline.no_change": ["NoChange"],
         "baseline.ridge": ["Ridge"],
+        "mechanism.conditional_vae": ["ConditionalVAE"],
+        "mechanism.cpa_vae": ["CPAVAE"],
         "mechanism.samsvae": ["SAMSVAE"],
+        "mechanism.svae": ["SVAE"],
     },
 )

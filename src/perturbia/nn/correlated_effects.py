@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -83,7 +82,7 @@ class CorrelatedEffects(MaskedEffects):
         # bounded, as in the encoder, so that no draw overflows the density
         log_sd = 0.5 * log_variance.clamp(-12.0, 8.0)
         unknown = self.at_prior[rows, None]
-        log_prior_sd = math.log(self.embedding_prior_scale)
+        log_prior_sd = torch.log(self.prior_scale)
         return torch.where(unknown, self.prior_mean[rows], mean), torch.where(unknown, log_prior_sd, log_sd)
 
     @torch.no_grad()
@@ -111,7 +110,7 @@ class CorrelatedEffects(MaskedEffects):
             second += (mask * (mean**2 + torch.exp(2 * log_sd))).sum(0)
         seen, n_open = opened > 0, opened.clamp(min=1)
         mean = torch.where(seen, first / n_open, self.prior_mean[rows].double())
-        variance = torch.where(seen, second / n_open - mean**2, self.embedding_prior_scale**2)
+        variance = torch.where(seen, second / n_open - mean**2, self.prior_scale.double() ** 2)
         self.mean[rows] = mean.to(self.mean)
         self.log_sd[rows] = 0.5 * torch.log(variance.clamp(min=1e-12)).to(self.log_sd)
 

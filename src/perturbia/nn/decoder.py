@@ -112,3 +112,9 @@ class LikelihoodDecoder(nn.Module):
         """Absorb the change of basis `z' = R.T z` into the first layer; the likelihood does not change."""
         weight = self.trunk.fc_layers[0][0].weight
         weight[:, : self.n_latent] = weight[:, : self.n_latent] @ rotation
+
+    @torch.no_grad()
+    def translate(self, origin: torch.Tensor) -> None:
+        """Absorb the move `z' = z - origin` into the first layer; the likelihood does not change."""
+        first = self.trunk.fc_layers[0][0]
+        first.bias.add_(first.weight[:, : len(origin)] @ origin)

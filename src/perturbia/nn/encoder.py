@@ -80,3 +80,8 @@ class DiagonalGaussianEncoder(nn.Module):
             weight = self.trunk.fc_layers[0][0].weight
             columns = slice(self.n_input, self.n_input + self.n_condition)
             weight[:, columns] = weight[:, columns] @ rotation
+
+    @torch.no_grad()
+    def translate(self, origin: torch.Tensor) -> None:
+        """Absorb the move `z' = z - origin` into the mean head."""
+        self.mean_head.bias.sub_(origin)

@@ -17,16 +17,22 @@ if TYPE_CHECKING:
 
     from perturbia.nn.given_treatments import GivenTreatments
 
-__all__ = ["MaskedEffects"]
+__all__ = ["MaskedEffects", "relaxed_bernoulli"]
 
 
-def _gaussian_kl(mean: torch.Tensor, log_sd: torch.Tensor, prior_sd: float) -> torch.Tensor:
+def _gaussian_kl(mean: torch.Tensor, log_sd: torch.Tensor, prior_sd: torch.Tensor) -> torch.Tensor:
     """KL of a normal to one of `prior_sd` whose mean is less by `mean`, elementwise."""
-    return math.log(prior_sd) - log_sd + 0.5 * ((mean**2 + torch.exp(2 * log_sd)) / prior_sd**2 - 1)
+    return torch.log(prior_sd) - log_sd + 0.5 * ((mean**2 + torch.exp(2 * log_sd)) / prior_sd**2 - 1)
 
 
 def _bernoulli_log_prob(logit: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return mask * logit - softplus(logit)
+
+
+def relaxed_bernoulli(logit: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Draws of zero or one whose gradient is that of the relaxed Bernoulli (straight-through)."""
+    soft = RelaxedBernoulli(torch.tensor(temperature), logits=logit).rsample()
+    return soft + (soft.round() - soft).detach()  # in this order exactly zero or one
 
 
 class MaskedEffects(nn.Module):
@@ -45,6 +51,8 @@ class MaskedEffects(nn.Module):
         Prior probability :math:`\alpha` of an open mask, one for all or one a treatment.
     embedding_prior_scale
         Prior standard deviation :math:`s_E` of embeddings.
+    learn_scale
+        Whether :meth:`update_scale` moves it, from `embedding_prior_scale` on.
     slab
         Dependence of the embedding on its mask.
     mask_prior
@@ -58,6 +66,7 @@ class MaskedEffects(nn.Module):
     #: Whether :meth:`kl` is available; where it is not, the divergence is sampled (:meth:`log_ratio`).
     has_closed_kl = True
     prior_mean: torch.Tensor
+    prior_scale: torch.Tensor
 
     def __init__(
         self,
@@ -66,6 +75,7 @@ class MaskedEffects(nn.Module):
         *,
         mask_prior_prob: float | Sequence[float] = 0.1,
         embedding_prior_scale: float = 1.0,
+        learn_scale: bool = False,
         slab: Literal["conditional", "mean_field"] = "conditional",
         mask_prior: MaskPriorKind = "fixed",
         per_latent: bool = False,
@@ -73,7 +83,9 @@ class MaskedEffects(nn.Module):
     ) -> None:
         super().__init__()
         self.slab = slab
-        self.embedding_prior_scale = embedding_prior_scale
+        self.learn_scale = learn_scale
+        self.start_scale = embedding_prior_scale
+        self.register_buffer("prior_scale", torch.tensor(float(embedding_prior_scale)))
         rates = [mask_prior_prob] * n_treatments if isinstance(mask_prior_prob, float) else list(mask_prior_prob)
         self.mask_prior = MaskPrior(rates, kind=mask_prior, n_columns=n_latent if per_latent else 1)
         self._remembered: tuple[tuple, torch.Tensor] | None = None
@@ -82,6 +94,24 @@ class MaskedEffects(nn.Module):
         self.mask_logit = nn.Parameter(torch.zeros(shape), requires_grad=trainable)
         self.mean = nn.Parameter(torch.zeros(shape), requires_grad=trainable)
         self.log_sd = nn.Parameter(torch.full(shape, math.log(embedding_prior_scale)), requires_grad=trainable)
+
+    @property
+    def embedding_prior_scale(self) -> float:
+        """Prior standard deviation of embeddings."""
+        return float(self.prior_scale)
+
+    @torch.no_grad()
+    def update_scale(self, seen: torch.Tensor) -> None:
+        """Move the prior's scale to its optimum given the embeddings under open masks of the treatments `seen`, bool `(T,)`.
+
+        A prior that counts as ten embeddings of the scale given keeps a screen without effects there.
+        """
+        if not self.learn_scale:
+            return
+        weight = self.inclusion[seen].double()
+        squares = (self.mean - self.prior_mean)[seen] ** 2 + torch.exp(2 * self.log_sd[seen])
+        variance = ((weight * squares).sum() + 10 * self.start_scale**2) / (weight.sum() + 10)
+        self.prior_scale.copy_(variance.sqrt())
 
     @property
     def inclusion(self) -> torch.Tensor:
@@ -105,17 +135,23 @@ class MaskedEffects(nn.Module):
 
     def kl(self, rows: torch.Tensor | slice = slice(None)) -> torch.Tensor:
         """KL divergence of entries to their prior in closed form, shape `(T, L)` or that of the rows asked for."""
-        logit, log_sd = self.mask_logit[rows], self.log_sd[rows]
-        inclusion = torch.sigmoid(logit)
-        kl_mask = inclusion * (logit - self.mask_prior.logit[rows]) - softplus(logit) - self.mask_prior.log_closed[rows]
-        kl_slab = _gaussian_kl(self.mean[rows] - self.prior_mean[rows], log_sd, self.embedding_prior_scale)
-        return kl_mask + (inclusion * kl_slab if self.slab == "conditional" else kl_slab)
+        kl_slab = _gaussian_kl(self.mean[rows] - self.prior_mean[rows], self.log_sd[rows], self.prior_scale)
+        kl_slab = torch.sigmoid(self.mask_logit[rows]) * kl_slab if self.slab == "conditional" else kl_slab
+        return self._mask_kl(rows) + kl_slab
 
-    def total_kl(self) -> torch.Tensor:
-        """Sum of :meth:`kl` and of the KL of prior rates; remembered until an entry changes where none is trainable."""
-        if self.mask_logit.requires_grad:
+    def _mask_kl(self, rows: torch.Tensor | slice) -> torch.Tensor:
+        logit, prior = self.mask_logit[rows], self.mask_prior
+        return torch.sigmoid(logit) * (logit - prior.logit[rows]) - softplus(logit) - prior.log_closed[rows]
+
+    def total_kl(self, n_obs: int = 1) -> torch.Tensor:
+        """Sum of :meth:`kl` and of the KL of prior rates; remembered until an entry changes where none is trainable.
+
+        It is that of the data set, whatever its number of cells `n_obs`.
+        """
+        del n_obs
+        if self.mean.requires_grad:
             return self.kl().sum() + self.mask_prior.kl()
-        state = [self.mask_logit, self.mean, self.log_sd, self.prior_mean, self.mask_prior.log_open]
+        state = [self.mask_logit, self.mean, self.log_sd, self.prior_mean, self.prior_scale, self.mask_prior.log_open]
         version = tuple((part.data_ptr(), part._version) for part in state)
         if self._remembered is None or self._remembered[0] != version:
             self._remembered = (version, (self.kl().sum() + self.mask_prior.kl()).detach())
@@ -136,19 +172,24 @@ class MaskedEffects(nn.Module):
         """
         logit = self.mask_logit[rows]
         shape = (n_samples, *logit.shape)
+        mask = self._draw_mask(logit, shape, temperature, generator)
         if generator is None:
-            soft = RelaxedBernoulli(torch.tensor(temperature), logits=logit.expand(shape)).rsample()
-            mask = soft + (soft.round() - soft).detach()  # in this order exactly zero or one
             noise = torch.randn(shape, device=logit.device)
         else:
-            uniform = torch.rand(shape, generator=generator).to(logit.device)
-            mask = (uniform < torch.sigmoid(logit)).float()
             noise = torch.randn(shape, generator=generator).to(logit.device)
         mean, log_sd = self._slab(mask, rows)
         slab = mean + torch.exp(log_sd) * noise
         if self.slab == "conditional":
-            return mask, mask * slab + (1 - mask) * (self.prior_mean[rows] + self.embedding_prior_scale * noise)
+            return mask, mask * slab + (1 - mask) * (self.prior_mean[rows] + self.prior_scale * noise)
         return mask, slab
+
+    def _draw_mask(
+        self, logit: torch.Tensor, shape: tuple[int, ...], temperature: float, generator: torch.Generator | None
+    ) -> torch.Tensor:
+        if generator is None:
+            return relaxed_bernoulli(logit.expand(shape), temperature)
+        uniform = torch.rand(shape, generator=generator).to(logit.device)
+        return (uniform < torch.sigmoid(logit)).float()
 
     def _slab(self, mask: torch.Tensor, rows: torch.Tensor | slice) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and log standard deviation of embeddings given masks."""
@@ -159,13 +200,16 @@ class MaskedEffects(nn.Module):
         self, mask: torch.Tensor, embedding: torch.Tensor, *, rows: torch.Tensor | slice = slice(None)
     ) -> torch.Tensor:
         """Log prior minus log posterior density at a draw, entry by entry: the sampled form of minus :meth:`kl`."""
-        prior, (mean, log_sd) = self.mask_prior, self._slab(mask, rows)
-        log_prior = mask * prior.logit[rows] + prior.log_closed[rows]
-        log_mask = log_prior - _bernoulli_log_prob(self.mask_logit[rows], mask)
-        standard_prior = (embedding - self.prior_mean[rows]) / self.embedding_prior_scale
+        mean, log_sd = self._slab(mask, rows)
+        standard_prior = (embedding - self.prior_mean[rows]) / self.prior_scale
         standard_slab = (embedding - mean) * torch.exp(-log_sd)
-        log_slab = 0.5 * (standard_slab**2 - standard_prior**2) + log_sd - math.log(self.embedding_prior_scale)
-        return log_mask + (mask * log_slab if self.slab == "conditional" else log_slab)
+        log_slab = 0.5 * (standard_slab**2 - standard_prior**2) + log_sd - torch.log(self.prior_scale)
+        log_slab = mask * log_slab if self.slab == "conditional" else log_slab
+        return self._mask_log_ratio(mask, rows) + log_slab
+
+    def _mask_log_ratio(self, mask: torch.Tensor, rows: torch.Tensor | slice) -> torch.Tensor:
+        log_prior = mask * self.mask_prior.logit[rows] + self.mask_prior.log_closed[rows]
+        return log_prior - _bernoulli_log_prob(self.mask_logit[rows], mask)
 
     @torch.no_grad()
     def assign(
@@ -192,7 +236,7 @@ class MaskedEffects(nn.Module):
         """Return the treatments `rows` (boolean, shape `(T,)`) to the prior."""
         self.mask_logit[rows] = self.mask_prior.logit[rows].expand(-1, self.mean.shape[1])
         self.mean[rows] = self.prior_mean[rows].expand(-1, self.mean.shape[1])
-        self.log_sd[rows] = math.log(self.embedding_prior_scale)
+        self.log_sd[rows] = torch.log(self.prior_scale)
 
 
 def _variance(inclusion: torch.Tensor, mean: torch.Tensor, log_sd: torch.Tensor) -> torch.Tensor:

@@ -37,7 +37,7 @@ class PerturbationField(BaseAnnDataField):
     dose_key
         Column of `adata.obs` with doses: numbers, or text such as `"0.5+1.0"` in the written order of the label.
     control
-        Label or labels of control cells.
+        Label or labels of control cells; None for data that need not have any.
     sep
         Text between targets in a label.
 
@@ -65,7 +65,7 @@ class PerturbationField(BaseAnnDataField):
         perturbation_obsm_key: str | None = None,
         *,
         dose_key: str | None = None,
-        control: str | Sequence[str] = CONTROL,
+        control: str | Sequence[str] | None = CONTROL,
         sep: str = "+",
     ) -> None:
         super().__init__()
@@ -84,7 +84,8 @@ class PerturbationField(BaseAnnDataField):
         self.source: Literal["obs", "obsm"] = "obsm" if perturbation_key is None else "obs"
         self.key: str = perturbation_obsm_key if perturbation_key is None else perturbation_key  # type: ignore[assignment]
         self.dose_key = dose_key
-        self.control = check_control(control)
+        self.requires_control = control is not None
+        self.control = check_control(CONTROL if control is None else control)
         self.sep = sep
         self._names: list[str] | None = None
 
@@ -129,7 +130,7 @@ class PerturbationField(BaseAnnDataField):
         PerturbiaError
             As :meth:`register_field` does.
         """
-        self._read(adata, require_control=True)
+        self._read(adata, require_control=self.requires_control)
 
     def register_field(self, adata: AnnData | MuData) -> dict[str, Any]:
         """Read the perturbations and write the dosage matrix.
@@ -150,11 +151,11 @@ class PerturbationField(BaseAnnDataField):
         LabelError
             If the column or matrix is missing, or holds labels that cannot be read.
         ControlError
-            If there is no control cell.
+            If there is no control cell, unless `control` was None.
         DoseError
             If a dose is missing or not positive.
         """
-        design, named = self._read(adata, require_control=True)
+        design, named = self._read(adata, require_control=self.requires_control)
         adata.obsm[self.attr_key] = design.matrix
         self._names = list(design.names)
         return self._state(design, named=named)

@@ -30,6 +30,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
             "limited_translation",
         ],
         "spike_slab": ["SpikeSlab", "dosage_blocks", "estimate_spike_sd", "update_spike_slab"],
+        "spatial_median": ["geometric_median"],
         "split_half": ["SplitHalfReliability", "half_split", "spearman_brown", "split_half_correlation"],
         "transport_distance": ["sliced_wasserstein", "wasserstein2"],
     },

@@ -109,8 +109,8 @@ def update_spike_slab(
     gram
         `D.T @ D`, sparse, shape `(n_treatments, n_treatments)`.
     prior_inclusion
-        Prior probability of inclusion, in (0, 1): one number, or an array that broadcasts to
-        `(n_treatments, n_latent)`.
+        Prior probability of inclusion: one number, or an array that broadcasts to `(n_treatments, n_latent)`. What
+        has probability zero or one is left out or included whatever the cells say.
     slab_sd
         Prior standard deviation :math:`s` of included effects, positive.
     slab_mean
@@ -152,8 +152,8 @@ def update_spike_slab(
     ([1.98, 0.0], [1.0, 0.1])
     """
     prior = np.asarray(prior_inclusion, dtype=np.float64)
-    if not ((prior > 0) & (prior < 1)).all():
-        msg = f"prior_inclusion: expected a probability strictly between 0 and 1, got {prior_inclusion}."
+    if not ((prior >= 0) & (prior <= 1)).all():
+        msg = f"prior_inclusion: expected probabilities, between 0 and 1, got {prior_inclusion}."
         raise ValueError(msg)
     if not slab_sd > 0:
         msg = f"slab_sd: expected a positive number, got {slab_sd}."
@@ -177,7 +177,9 @@ def update_spike_slab(
             mean[block] = (residual + pull[block]) / precision[block]
             weighed = residual * counted[block] + pull[block]
             evidence = prior_logit[block] + 0.5 * weighed**2 / evidence_precision[block]
-            inclusion[block] = expit(np.clip(evidence, -logit_bound, logit_bound))
+            inclusion[block] = np.where(
+                np.isinf(evidence), evidence > 0, expit(np.clip(evidence, -logit_bound, logit_bound))
+            )
             effect[block] = inclusion[block] * mean[block]
     return SpikeSlab(inclusion, mean, np.broadcast_to(precision**-0.5, mean.shape).copy())
 

@@ -57,6 +57,8 @@ class RegisteredModel(BaseModelClass):
     """A scvi-tools model that knows the perturbations of its data and reads queries about them."""
 
     _capabilities: frozenset[Capability] = frozenset()
+    #: Whether ``control=None`` may register data without control cells.
+    _may_lack_controls = False
 
     @classmethod
     def setup_anndata(
@@ -68,7 +70,7 @@ class RegisteredModel(BaseModelClass):
         perturbation_key: str | None = None,
         perturbation_obsm_key: str | None = None,
         dose_key: str | None = None,
-        control: str | Sequence[str] = "control",
+        control: str | Sequence[str] | None = "control",
         sep: str = "+",
         batch_key: str | None = None,
         categorical_covariate_keys: list[str] | None = None,
@@ -94,7 +96,7 @@ class RegisteredModel(BaseModelClass):
         dose_key
             Column of `obs` with doses: numbers, or text such as ``"1.0+0.5"`` in the order of the label.
         control
-            Label or labels of control cells.
+            Label or labels of control cells. Models that do without take None for data that have none.
         sep
             What separates the members of a combination in the labels.
         batch_key
@@ -131,6 +133,9 @@ class RegisteredModel(BaseModelClass):
             **{k: v for k, v in locals().items() if k not in {"adata", "kwargs"}}, adata=adata
         )
         check_columns(adata, setup_method_args[_SETUP_ARGS_KEY])
+        if control is None and not cls._may_lack_controls:
+            msg = f"control: expected the label of control cells, got None; {cls.__name__} measures effects from them."
+            raise ControlError(msg)
         check_minified(adata, cls)
         if not lacks_features(adata):
             check_features(adata, layer, scale)

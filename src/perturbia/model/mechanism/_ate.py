@@ -137,7 +137,7 @@ class _Contrast:
         return torch.stack([self.expected(one, self._own(given), n_cells).mean(0) - control for one in offsets])
 
     def _own(self, given: GivenTreatments) -> GivenTreatments | None:
-        return None if self.module.target_shift is None else given
+        return given if self.module.decodes_given else None
 
 
 def _posterior_spread(

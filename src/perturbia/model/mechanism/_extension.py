@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from perturbia.model.mechanism._samsvae_module import SAMSVAEModule
-    from perturbia.model.mechanism.samsvae import SAMSVAE
+    from perturbia.model.mechanism._shift_model import ShiftModel
 
 __all__ = ["extend", "fit_new_rows", "known_rows"]
 
@@ -45,7 +45,7 @@ _ROWS = (
 )
 
 
-def extend(model: SAMSVAE, adata: AnnData, **changed: Any) -> SAMSVAE:
+def extend(model: ShiftModel, adata: AnnData, **changed: Any) -> ShiftModel:
     """An untrained model on `adata` with the rows of `model` and new ones behind; `changed` replaces its options.
 
     Raises
@@ -74,7 +74,7 @@ def extend(model: SAMSVAE, adata: AnnData, **changed: Any) -> SAMSVAE:
     return new
 
 
-def _copy_weights(model: SAMSVAE, new: SAMSVAE) -> None:
+def _copy_weights(model: ShiftModel, new: ShiftModel) -> None:
     """Networks as they are; rows of treatments and pairs to the places of their labels."""
     theirs, rows = model.module.state_dict(), known_rows(model, new)
     with torch.no_grad():
@@ -91,13 +91,15 @@ def _copy_weights(model: SAMSVAE, new: SAMSVAE) -> None:
                 rate[fresh] = rate[rows[0]].clone()
 
 
-def known_rows(model: SAMSVAE, new: SAMSVAE) -> np.ndarray:
+def known_rows(model: ShiftModel, new: ShiftModel) -> np.ndarray:
     """Position of each row of `model`, treatments before pairs, among the rows of `new`."""
     place = {label: i for i, label in enumerate([*new.perturbations, *new._pairs()])}
     return np.array([place[label] for label in [*model.perturbations, *model._pairs()]], dtype=np.int64)
 
 
-def fit_new_rows(new: SAMSVAE, fresh: np.ndarray, splits: list[np.ndarray], *, max_steps: int, **trainer: Any) -> None:
+def fit_new_rows(
+    new: ShiftModel, fresh: np.ndarray, splits: list[np.ndarray], *, max_steps: int, **trainer: Any
+) -> None:
     """Fit the rows `fresh` to the training cells that call them; nothing else moves by a bit.
 
     Masks and embeddings take their optimum in one update where the model has closed-form updates. What only gradients

@@ -8,9 +8,18 @@ from typing import TYPE_CHECKING, Any, Literal
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from scipy.special import expit, logit
 
 from perturbia.model.mechanism import _ranks
-from perturbia.stats import SpikeSlab, dosage_blocks, estimate_spike_sd, sparse_rotation, update_spike_slab, varimax
+from perturbia.stats import (
+    SpikeSlab,
+    dosage_blocks,
+    estimate_spike_sd,
+    geometric_median,
+    sparse_rotation,
+    update_spike_slab,
+    varimax,
+)
 
 if TYPE_CHECKING:
     from scipy import sparse
@@ -46,6 +55,9 @@ class ClosedFormUpdates(pl.Callback):
         Criterion of the rotation.
     spike_width
         Standard deviation of shifts that the last update counts as none, or ``"em"`` to estimate it.
+    centre
+        Whether each rotation moves the origin as well, for cells of single treatments without controls: to the geometric
+        median of their means before, and to the median of each latent after it.
     feature_prior
         What features of treatments say of their effects.
     """
@@ -60,6 +72,7 @@ class ClosedFormUpdates(pl.Callback):
         closed_form: bool = True,
         rotation: Rotation = "l1",
         spike_width: float | Literal["em"] = 0.0,
+        centre: bool = False,
         feature_prior: FeaturePrior | None = None,
     ) -> None:
         self.module = module
@@ -69,6 +82,7 @@ class ClosedFormUpdates(pl.Callback):
         self.closed_form = closed_form
         self.rotation = rotation
         self.spike_width = spike_width
+        self.centre = centre
         self.feature_prior = feature_prior
         self._read_design()
         self.blocks = dosage_blocks(self.gram)
@@ -109,7 +123,9 @@ class ClosedFormUpdates(pl.Callback):
         if self.spike_width == "em":
             self._finish_with_spike(cross)
             return
-        n_rounds = 1 if self.module.effects.mask_prior.kind == "fixed" and self.feature_prior is None else 10
+        effects = self.module.effects
+        is_fixed = effects.mask_prior.kind == "fixed" and self.feature_prior is None and not effects.learn_scale
+        n_rounds = 1 if is_fixed else 10
         for _ in range(n_rounds):
             self._assign(self._optimum(self._posterior(), cross, n_sweeps=10, spike_sd=self.spike_width))
             if n_rounds > 1:
@@ -157,6 +173,7 @@ class ClosedFormUpdates(pl.Callback):
             self._condition(np.flatnonzero(self.feature_prior.known))
         seen = torch.from_numpy(n_treated > 0).to(effects.mask_logit.device)
         effects.mask_prior.update(effects.inclusion.detach(), seen)
+        effects.update_scale(seen)
 
     def _condition(self, rows: np.ndarray) -> None:
         """Set the priors of `rows` to what features say of them."""
@@ -183,19 +200,22 @@ class ClosedFormUpdates(pl.Callback):
             start,
             cross,
             self.gram,
-            prior_inclusion=0.5 if early else self._prior_rates(),
+            prior_inclusion=self._prior_rates(even=early),
             slab_sd=effects.embedding_prior_scale,
             slab_mean=effects.prior_mean.double().cpu().numpy(),
             **{"blocks": self.blocks, **options},
         )
 
-    def _prior_rates(self) -> np.ndarray:
-        return torch.sigmoid(self.module.effects.mask_prior.logit.double()).cpu().numpy()
+    def _prior_rates(self, *, even: bool = False) -> np.ndarray:
+        """Prior rates of masks; one half, if `even`, of those that are inferred at all."""
+        rates = torch.sigmoid(self.module.effects.mask_prior.logit.double()).cpu().numpy()
+        return np.where((rates > 0) & (rates < 1), 0.5, rates) if even else rates
 
     def rotate(self) -> None:
         """Turn the latent basis towards sparse effects and restart masks from their Bayes factors."""
         effects = self.module.effects
-        effect, scale = self._posterior().effect, effects.embedding_prior_scale
+        effect = self._centred_means() if self.centre else self._posterior().effect
+        scale = effects.embedding_prior_scale
         precision = (self.gram.diagonal() + scale**-2)[:, None]
         # a row without any effect has about this length: it must not vote like the others
         noise = float(np.sqrt(effect.shape[1] * np.median(1 / precision)))
@@ -208,10 +228,26 @@ class ClosedFormUpdates(pl.Callback):
             mean_rates = effects.mask_prior.log_open.exp().mean(1, keepdim=True).expand_as(effects.mean)
             effects.condition(mean_rates, effects.prior_mean @ torch.from_numpy(matrix).to(effects.mean))
         rotated, rates = effect @ matrix, self._prior_rates()
-        evidence = np.log(rates / (1 - rates)) - 0.5 * np.log(scale**2 * precision) + 0.5 * rotated**2 * precision
-        inclusion = 1 / (1 + np.exp(-np.clip(evidence, -3, 3)))
+        if self.centre:
+            rotated = self._move_origin(rotated, np.median(rotated[self.gram.diagonal() > 0], axis=0))
+        evidence = logit(rates) - 0.5 * np.log(scale**2 * precision) + 0.5 * rotated**2 * precision
+        inclusion = np.where(np.isinf(evidence), evidence > 0, expit(np.clip(evidence, -3, 3)))
         mean = rotated / np.maximum(inclusion, 0.3)
         self._assign(SpikeSlab(inclusion, mean, np.broadcast_to(precision**-0.5, mean.shape).copy()))
+
+    def _centred_means(self) -> np.ndarray:
+        """Mean encodings of each treatment's cells about their geometric median, which becomes the origin."""
+        n_treated = self.gram.diagonal()[:, None]
+        cross = self.cells.cross(self.design)
+        means = np.divide(cross, n_treated, out=np.zeros_like(cross), where=n_treated > 0)
+        return self._move_origin(means, geometric_median(means[n_treated[:, 0] > 0]))
+
+    def _move_origin(self, means: np.ndarray, origin: np.ndarray) -> np.ndarray:
+        """Take `origin` off the latent space and off `means` of treatments with cells."""
+        origin = _ranks.from_first(origin)
+        self.module.translate(torch.from_numpy(origin).to(self.module.effects.mean))
+        self.cells.forget()  # encodings about the old origin
+        return np.where(self.gram.diagonal()[:, None] > 0, means - origin, means)
 
     def _posterior(self) -> SpikeSlab:
         effects = self.module.effects

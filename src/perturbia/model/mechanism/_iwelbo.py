@@ -43,8 +43,9 @@ def iwelbo_of_batch(
     noise = torch.Generator().manual_seed(mixed_seed(seed, batch, 1))
     total = torch.full((len(x),), -torch.inf, dtype=torch.float64, device=x.device)
     # guides that do not see the drawn offset are the same for every particle
-    expected = module.effects.offset(given)[0]
-    fixed = None if module.basal_encoder == "correlated" else module.encode(x, expected, **covariates)
+    fixed = None
+    if module.basal_encoder != "correlated":
+        fixed = module.encode(x, module.condition(inputs["given"]), **covariates)
     for start in range(0, n_particles, chunk):
         size = min(chunk, n_particles - start)
         shared = torch.Generator().manual_seed(mixed_seed(seed, start, 0))

@@ -51,6 +51,12 @@ class LatentShiftModel(ExpressionMethods, MinifiedMode, MechanismTraining, VAEMi
         registered = self.registry["field_registries"].get(REGISTRY_KEYS.CAT_COVS_KEY, {}).get("state_registry", {})
         return list(registered["n_cats_per_key"]) if registered else None
 
+    def _summary(self, n_latent: int, n_hidden: int, n_layers: int, likelihood: str, *switches: str) -> str:
+        sizes = f"n_latent={n_latent}, n_hidden={n_hidden}, n_layers={n_layers}, {', '.join((likelihood, *switches))}"
+        return (
+            f"{self._kind} of {self.summary_stats.n_vars} features and {len(self.perturbations)} perturbations: {sizes}"
+        )
+
     def get_latent_representation(
         self,
         adata: AnnData | None = None,
@@ -363,7 +369,7 @@ class LatentShiftModel(ExpressionMethods, MinifiedMode, MechanismTraining, VAEMi
             return within.sum_of(mask * embedding)[:, 0].cpu().numpy(), 0.0
 
     def _mark_given(self, latent: AnnData, dosage: sparse.csr_matrix) -> None:
-        if self.module.target_shift is not None:
+        if self.module.decodes_given:
             latent.obsm[_keys.OBSM_GIVEN] = sparse.vstack([dosage] * latent.n_obs, format="csr")
 
     @torch.inference_mode()

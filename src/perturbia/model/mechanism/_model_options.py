@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
+import torch
 
 from perturbia.errors import LabelError, ScaleError, shorten
-from perturbia.model.base._arguments import check_choice
-from perturbia.model.mechanism._samsvae_module import BasalEncoder, EmbeddingGuide, GlobalKL, GlobalUpdate
+from perturbia.model.base._arguments import check_choice, check_positive_integer
+from perturbia.model.mechanism._effects import EmbeddingGuide
+from perturbia.model.mechanism._samsvae_module import BasalEncoder, GlobalKL, GlobalUpdate, SAMSVAEModule
 from perturbia.nn.decoder import Likelihood
 from perturbia.nn.mask_prior import MaskPriorKind
 from perturbia.nn.treatment_design import DoseResponse
@@ -18,7 +20,78 @@ from perturbia.perturbation import as_perturbation, unique_dosages
 if TYPE_CHECKING:
     from scipy import sparse
 
-__all__ = ["check_switches", "interacting_pairs", "observed_pairs", "target_genes"]
+    from perturbia.model.mechanism._latent_shift import LatentShiftModel
+
+__all__ = ["build_module", "check_switches", "interacting_pairs", "observed_pairs", "target_genes"]
+
+
+#: Arguments that models and their module name alike.
+_OF_MODULE = (
+    "n_latent",
+    "n_hidden",
+    "n_layers",
+    "n_particles",
+    "gene_likelihood",
+    "basal_encoder",
+    "global_update",
+    "global_kl",
+    "embedding_guide",
+    "mask_prior",
+    "mask_prior_prob",
+    "embedding_prior_scale",
+    "dose_response",
+    "sparsity",
+    "sparsity_weight",
+    "temperature",
+)
+#: Switches that a model does not have, as :func:`check_switches` reads them.
+_DEFAULTS: dict[str, Any] = {
+    "basal_encoder": "residual",
+    "global_update": "closed_form",
+    "global_kl": "closed",
+    "embedding_guide": "independent",
+    "gene_likelihood": "nb",
+    "mask_prior": "fixed",
+    "mask_prior_prob": 0.1,
+    "interaction_prior_prob": 0.01,
+    "embedding_prior_scale": 1.0,
+    "dose_response": "linear",
+    "temperature": 1.0,
+    "perturbation_embedding": None,
+}
+
+
+def build_module(model: LatentShiftModel, switches: Mapping[str, Any], *, seed: int, **options: Any) -> SAMSVAEModule:
+    """Module for the registered data of a model, its initial weights drawn under `seed`.
+
+    Parameters
+    ----------
+    model
+        The model, registered.
+    switches
+        Arguments of the user, checked here; those that the module shares are passed on.
+    seed
+        Seed of the initial weights.
+    options
+        Further arguments of the module.
+    """
+    switches = {**_DEFAULTS, **switches}
+    check_switches(switches, scale=model.scale)
+    shared = {name: switches[name] for name in _OF_MODULE if name in switches}
+    for name in ("n_latent", "n_hidden", "n_layers", "n_particles"):
+        if name in shared:
+            check_positive_integer(name, shared[name])
+    stats = model.summary_stats
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return SAMSVAEModule(
+            n_input=stats.n_vars,
+            n_treatments=len(model.perturbations),
+            n_batch=stats.n_batch,
+            n_cats_per_cov=model._covariate_categories(),
+            n_continuous_cov=stats.get("n_extra_continuous_covs", 0),
+            **{**shared, **options},
+        )
 
 
 def check_switches(switches: Mapping[str, Any], *, scale: str) -> None:

@@ -70,7 +70,7 @@ class CellStates:
         if library is not None:
             obs[_keys.OBS_LIBRARY] = library
         covariates = covariates_of(model, obs)
-        if module.target_shift is not None:
+        if module.decodes_given:
             given = given_of(target).to(model.device)
             covariates = replace(covariates, given=given)
         located, spread = (torch.from_numpy(values).to(model.device) for values in (mean, sd))

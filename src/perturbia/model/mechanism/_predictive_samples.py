@@ -58,7 +58,7 @@ def _draw(module: SAMSVAEModule, tensors: dict[str, torch.Tensor], effect: torch
     if basal == "prior":
         z = torch.randn_like(offset) + offset
     else:
-        seen = module.effects.offset(called)[0] if module.encodes_total else offset
+        seen = module.condition(given) if module.encodes_total else offset
         guide = guide_of_batch(module, tensors, seen)
         z = guide.loc + guide.scale * torch.randn_like(guide.loc)
         if not module.encodes_total:  # the others' guide is of the total latent

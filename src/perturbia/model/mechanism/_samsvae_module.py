@@ -10,13 +10,14 @@ from scvi import REGISTRY_KEYS
 from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
 
 from perturbia import _keys
+from perturbia.model.mechanism._effects import Effects, EmbeddingGuide, make_effects
 from perturbia.nn import (
     CorrelatedEffects,
     DiagonalGaussianEncoder,
     GivenTreatments,
     LikelihoodDecoder,
-    MaskedEffects,
     TargetShift,
+    TreatmentCode,
     TreatmentDesign,
     negative_binomial_log_prob,
 )
@@ -28,11 +29,11 @@ if TYPE_CHECKING:
 
     from perturbia.nn.decoder import Likelihood
     from perturbia.nn.mask_prior import MaskPriorKind
+    from perturbia.nn.straight_through_effects import Sparsity
     from perturbia.nn.treatment_design import DoseResponse
 
-__all__ = ["BasalEncoder", "EmbeddingGuide", "GlobalKL", "GlobalUpdate", "SAMSVAEModule"]
+__all__ = ["BasalEncoder", "GlobalKL", "GlobalUpdate", "SAMSVAEModule"]
 
-EmbeddingGuide = Literal["independent", "correlated"]
 BasalEncoder = Literal["residual", "informed", "correlated", "mean_field"]
 GlobalUpdate = Literal["closed_form", "gradient"]
 GlobalKL = Literal["closed", "plated"]
@@ -68,15 +69,19 @@ class SAMSVAEModule(BaseModuleClass):
         basal_encoder: BasalEncoder = "residual",
         global_update: GlobalUpdate = "closed_form",
         global_kl: GlobalKL = "closed",
+        effects: Effects = "sparse",
         embedding_guide: EmbeddingGuide = "independent",
         mask_prior_prob: float = 0.1,
         mask_prior: MaskPriorKind = "fixed",
         embedding_prior_scale: float = 1.0,
+        learn_scale: bool = False,
         dose_response: DoseResponse = "linear",
         pairs: Sequence[tuple[int, int]] = (),
         pair_prior_prob: float = 0.01,
         target_genes: Sequence[int] | None = None,
         conditioned: bool = False,
+        sparsity: Sparsity = "beta",
+        sparsity_weight: float = 2.0,
         n_particles: int = 1,
         temperature: float = 1.0,
     ) -> None:
@@ -89,25 +94,29 @@ class SAMSVAEModule(BaseModuleClass):
         self.temperature = temperature
         n_cat_list = [n_batch, *(n_cats_per_cov or ())]
         sizes = {"n_hidden": n_hidden, "n_layers": n_layers, "n_cat_list": n_cat_list, "n_cont": n_continuous_cov}
-        self.encoder = DiagonalGaussianEncoder(
-            n_input, n_latent, n_condition=n_latent * (basal_encoder in {"informed", "correlated"}), **sizes
-        )
-        self.decoder = LikelihoodDecoder(n_latent, n_input, likelihood=gene_likelihood, **sizes)
+        self.treatment_code = TreatmentCode(n_treatments, max_size=n_hidden) if effects == "decoded" else None
+        n_code = 0 if self.treatment_code is None else self.treatment_code.size
+        n_condition = n_latent if basal_encoder in {"informed", "correlated"} else n_code
+        self.encoder = DiagonalGaussianEncoder(n_input, n_latent, n_condition=n_condition, **sizes)
+        self.decoder = LikelihoodDecoder(n_latent + n_code, n_input, likelihood=gene_likelihood, **sizes)
         self.design = TreatmentDesign(n_treatments, dose_response=dose_response, pairs=pairs)
-        rates = [mask_prior_prob] * n_treatments + [pair_prior_prob] * len(self.design.pair_codes)
-        prior: dict[str, Any] = {"mask_prior_prob": rates, "embedding_prior_scale": embedding_prior_scale}
-        if embedding_guide == "correlated":
-            self.effects: MaskedEffects = CorrelatedEffects(self.design.n_rows, n_latent, n_hidden=n_hidden, **prior)
-        else:
-            self.effects = MaskedEffects(
-                self.design.n_rows,
-                n_latent,
-                mask_prior=mask_prior,
-                slab="conditional" if self.encodes_total else "mean_field",
-                per_latent=conditioned,
-                trainable=global_update == "gradient",
-                **prior,
-            )
+        self.effects = make_effects(
+            effects,
+            self.design.n_rows,
+            n_latent,
+            rates=[mask_prior_prob] * n_treatments + [pair_prior_prob] * len(self.design.pair_codes),
+            mask_prior=mask_prior,
+            embedding_prior_scale=embedding_prior_scale,
+            learn_scale=learn_scale,
+            embedding_guide=embedding_guide,
+            n_hidden=n_hidden,
+            slab="conditional" if self.encodes_total else "mean_field",
+            per_latent=conditioned,
+            by_gradient=global_update == "gradient",
+            sparsity=sparsity,
+            sparsity_weight=sparsity_weight,
+            temperature=temperature,
+        )
         self.target_shift = None if target_genes is None else TargetShift(target_genes)
         self.register_buffer("input_mean", torch.zeros(n_input))
         self.register_buffer("input_sd", torch.ones(n_input))
@@ -124,6 +133,11 @@ class SAMSVAEModule(BaseModuleClass):
         """Whether the guide is one of the total latent, with the basal mean by difference."""
         return self.basal_encoder in {"residual", "informed"}
 
+    @property
+    def decodes_given(self) -> bool:
+        """Whether the decoder reads treatments besides latents."""
+        return self.target_shift is not None or self.treatment_code is not None
+
     def _get_inference_input(self, tensors: dict, **_: object) -> dict:
         return {
             "x": tensors[REGISTRY_KEYS.X_KEY],
@@ -136,7 +150,7 @@ class SAMSVAEModule(BaseModuleClass):
         return {
             "z": inference_outputs["z"],
             "library": inference_outputs["library"],
-            "given": None if self.target_shift is None else self.given(tensors),
+            "given": self.given(tensors) if self.decodes_given else None,
             **self._covariates(tensors),
         }
 
@@ -175,7 +189,8 @@ class SAMSVAEModule(BaseModuleClass):
     ) -> Normal:
         """Guide of a batch: over the total latent if ``"residual"``, else over the basal latent.
 
-        `offset` has shape `(..., n_cells, n_latent)` and is read by the ``"informed"`` and ``"correlated"`` guides.
+        `offset`, `(..., n_cells, n_latent)`, is read by the ``"informed"`` and ``"correlated"`` guides, and a code of the
+        treatments, `(n_cells, n_code)`, in its place by those whose decoder reads it.
         """
         features = self.standardize(x)
         if self.encoder.n_condition and offset is not None:
@@ -184,8 +199,14 @@ class SAMSVAEModule(BaseModuleClass):
 
     def guide(self, tensors: dict[str, torch.Tensor]) -> Normal:
         """Guide of a minibatch, which lies on the device of the module, under the expected offsets."""
-        offset = self.effects.offset(self.design(self.given(tensors)))[0] if self.encoder.n_condition else None
-        return self.encode(tensors[REGISTRY_KEYS.X_KEY], offset, **self._covariates(tensors))
+        seen = self.condition(self.given(tensors))
+        return self.encode(tensors[REGISTRY_KEYS.X_KEY], seen, **self._covariates(tensors))
+
+    def condition(self, given: GivenTreatments) -> torch.Tensor | None:
+        """What the encoder reads of the treatments beside features, in expectation; None for nothing."""
+        if self.treatment_code is not None:
+            return self.treatment_code(given)
+        return self.effects.offset(self.design(given))[0] if self.encoder.n_condition else None
 
     @auto_move_data
     def inference(
@@ -203,10 +224,11 @@ class SAMSVAEModule(BaseModuleClass):
         covariates: dict[str, Any] = {"batch_index": batch_index, "cat_covs": cat_covs, "cont_covs": cont_covs}
         library = x.sum(-1, keepdim=True) if size_factor is None else size_factor
         outputs: dict[str, Any] = {"library": library, "draws": None}
+        code = None if self.treatment_code is None else self.treatment_code(given)
         given = self.design(given)
         if self.encodes_total:
             offset, outputs["offset_variance"] = self.effects.offset(given)
-            qz = self.encode(x, offset, **covariates)
+            qz = self.encode(x, offset if code is None else code, **covariates)
             z = qz.rsample((n_samples,))
             basal_mean = qz.loc - offset
         else:
@@ -237,6 +259,11 @@ class SAMSVAEModule(BaseModuleClass):
         """Distribution of features given total latents, and given treatments that act on their own targets."""
         shift = None if self.target_shift is None or given is None else partial(self.target_shift, given=given)
         categories = self._categories(batch_index, cat_covs)
+        if self.treatment_code is not None:
+            code = (
+                self.treatment_code(given) if given is not None else z.new_zeros(z.shape[-2], self.treatment_code.size)
+            )
+            z = torch.cat([z, code.expand(*z.shape[:-1], -1)], dim=-1)
         return {"px": self.decoder(z, library, *categories, cont=cont_covs, shift=shift)}
 
     def _log_likelihood(self, px: Any, x: torch.Tensor) -> torch.Tensor:
@@ -272,6 +299,8 @@ class SAMSVAEModule(BaseModuleClass):
     def settle_effects(self, rows: torch.Tensor | slice = slice(None)) -> None:
         """Finish effects after gradient steps that moved `rows`: what no cell was given keeps the prior, all we know."""
         self.effects.reset_to_prior(self.n_treated == 0)
+        if self.treatment_code is not None:
+            self.treatment_code.known.copy_(self.n_treated[:, None] > 0)
         if isinstance(self.effects, CorrelatedEffects):
             self.effects.summarise(rows)
 
@@ -295,7 +324,7 @@ class SAMSVAEModule(BaseModuleClass):
         loss = (reconstruction + kl_weight * kl_local).mean()
         plated = self.plated_kl(inference_outputs).mean() if self.global_kl == "plated" else None
         # where the total has no closed form, what the batch says of it
-        total = self.effects.total_kl() if plated is None or self.effects.has_closed_kl else plated * n_obs
+        total = self.effects.total_kl(n_obs) if plated is None or self.effects.has_closed_kl else plated * n_obs
         kl_global = total + self.penalty()
         if plated is not None:
             loss = loss + kl_weight * (plated + self.penalty() / n_obs)
@@ -316,3 +345,9 @@ class SAMSVAEModule(BaseModuleClass):
         """Change the latent basis to `z' = R.T z` in encoder and decoder; masks and embeddings are the caller's."""
         self.encoder.rotate(rotation)
         self.decoder.rotate(rotation)
+
+    @torch.no_grad()
+    def translate(self, origin: torch.Tensor) -> None:
+        """Move the origin of the latent space to `origin`, `(n_latent,)`; the likelihood does not change."""
+        self.encoder.translate(origin)
+        self.decoder.translate(origin)

@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 
-def guide_of_batch(module: SAMSVAEModule, tensors: dict[str, torch.Tensor], offset: torch.Tensor) -> Normal:
+def guide_of_batch(module: SAMSVAEModule, tensors: dict[str, torch.Tensor], offset: torch.Tensor | None) -> Normal:
     """Guide of a minibatch; what was stored of it where there are no features to encode."""
     if REGISTRY_KEYS.X_KEY in tensors:
         return module.encode(tensors[REGISTRY_KEYS.X_KEY], offset, **module._covariates(tensors))

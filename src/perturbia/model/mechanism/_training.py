@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     import lightning.pytorch as pl
     from anndata import AnnData
+    from scipy import sparse
 
     from perturbia.model.mechanism._feature_prior import FeaturePrior
 
@@ -188,6 +189,7 @@ class MechanismTraining(UnsupervisedTrainingMixin):
             closed_form=self.global_update == "closed_form",
             rotation=rotation,
             spike_width=spike_width,
+            centre=self._centres(gathered.dosage),
             feature_prior=self._feature_prior(),
         )
         callbacks = list(trainer_kwargs.pop("callbacks", None) or [])
@@ -246,6 +248,11 @@ class MechanismTraining(UnsupervisedTrainingMixin):
             check_val_every_n_epoch=None,
             **trainer,
         )
+
+    def _centres(self, dosage: sparse.csr_matrix) -> bool:
+        """Whether the origin of the latent space is to be found, given the dosage matrix of the training cells."""
+        del dosage
+        return False
 
     def _feature_prior(self) -> FeaturePrior | None:
         """What features of treatments say of their effects; None for models without."""

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
-import torch
 
 from perturbia import _keys
-from perturbia.errors import UnsupportedQuery
-from perturbia.model.base._arguments import check_choice, check_positive_integer
+from perturbia.model.base._arguments import check_choice
 from perturbia.model.base._embedding import read_embedding
-from perturbia.model.mechanism._extension import extend, fit_new_rows, known_rows
 from perturbia.model.mechanism._feature_prior import FeaturePrior
-from perturbia.model.mechanism._latent_shift import LatentShiftModel
-from perturbia.model.mechanism._model_options import check_switches, interacting_pairs, observed_pairs, target_genes
+from perturbia.model.mechanism._model_options import build_module, interacting_pairs, observed_pairs, target_genes
 from perturbia.model.mechanism._samsvae_module import SAMSVAEModule
-from perturbia.model.mechanism._training import identity_of
+from perturbia.model.mechanism._shift_model import ShiftModel
 from perturbia.perturbation.field import registered_perturbations
 
 if TYPE_CHECKING:
@@ -25,7 +21,8 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
-    from perturbia.model.mechanism._samsvae_module import BasalEncoder, EmbeddingGuide, GlobalKL, GlobalUpdate
+    from perturbia.model.mechanism._effects import EmbeddingGuide
+    from perturbia.model.mechanism._samsvae_module import BasalEncoder, GlobalKL, GlobalUpdate
     from perturbia.nn.decoder import Likelihood
     from perturbia.nn.mask_prior import MaskPriorKind
     from perturbia.nn.treatment_design import DoseResponse
@@ -33,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["SAMSVAE"]
 
 
-class SAMSVAE(LatentShiftModel):
+class SAMSVAE(ShiftModel):
     r"""Sparse additive mechanism shift variational autoencoder.
 
     Cells have a basal state :math:`z^b`, perturbations shift it additively and sparsely, and a neural decoder turns
@@ -146,51 +143,27 @@ class SAMSVAE(LatentShiftModel):
         seed: int = 0,
     ) -> None:
         super().__init__(adata, registry)
-        if global_update is None and basal_encoder in {"residual", "informed"}:
-            global_update = "closed_form"
-        global_update = global_update or "gradient"
-        check_switches(locals(), scale=self.scale)
-        sizes = {"n_latent": n_latent, "n_hidden": n_hidden, "n_layers": n_layers, "n_particles": n_particles}
-        for name, size in sizes.items():
-            check_positive_integer(name, size)
+        if global_update is None:
+            global_update = "closed_form" if basal_encoder in {"residual", "informed"} else "gradient"
         # as labels: a model that is loaded without data has to find the same pairs
         interactions = self._read_interactions(interactions)
         self.global_update = global_update
         self.seed = seed
-        stats, registered = self.summary_stats, registered_perturbations(self.registry)
+        registered = registered_perturbations(self.registry)
         self._embedding = (
             None if perturbation_embedding is None else read_embedding(perturbation_embedding, self.perturbations)
         )
-        options = {"control": registered["control"], "sep": registered["sep"]}
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            self.module = SAMSVAEModule(
-                n_input=stats.n_vars,
-                n_treatments=len(self.perturbations),
-                **sizes,
-                n_batch=stats.n_batch,
-                n_cats_per_cov=self._covariate_categories(),
-                n_continuous_cov=stats.get("n_extra_continuous_covs", 0),
-                gene_likelihood=gene_likelihood,
-                basal_encoder=basal_encoder,
-                global_update=global_update,
-                global_kl=global_kl,
-                embedding_guide=embedding_guide,
-                mask_prior_prob=mask_prior_prob,
-                mask_prior=mask_prior,
-                embedding_prior_scale=embedding_prior_scale,
-                dose_response=dose_response,
-                pairs=interacting_pairs(interactions, self.perturbations, **options),
-                pair_prior_prob=interaction_prior_prob,
-                target_genes=target_genes(target_effect, self.perturbations, list(self.get_var_names())),
-                conditioned=perturbation_embedding is not None,
-                temperature=temperature,
-            )
-        self._model_summary_string = (
-            f"SAMSVAE of {stats.n_vars} features and {len(self.perturbations)} perturbations: "
-            f"n_latent={n_latent}, n_hidden={n_hidden}, n_layers={n_layers}, gene_likelihood={gene_likelihood}, "
-            f"basal_encoder={basal_encoder}, global_update={global_update}, mask_prior_prob={mask_prior_prob}"
+        labels = {"control": registered["control"], "sep": registered["sep"]}
+        self.module = build_module(
+            self,
+            locals(),
+            seed=seed,
+            pairs=interacting_pairs(interactions, self.perturbations, **labels),
+            pair_prior_prob=interaction_prior_prob,
+            target_genes=target_genes(target_effect, self.perturbations, list(self.get_var_names())),
+            conditioned=perturbation_embedding is not None,
         )
+        self._model_summary_string = self._summary(n_latent, n_hidden, n_layers, gene_likelihood, basal_encoder)
         self.init_params_ = self._get_init_params(locals())
 
     def get_treatment_masks(self, *, kind: Literal["prob", "binary"] = "prob", threshold: float = 0.5) -> pd.DataFrame:
@@ -211,22 +184,6 @@ class SAMSVAE(LatentShiftModel):
         check_choice("kind", kind, ("prob", "binary"))
         masks = self.module.effects.inclusion.detach().cpu().numpy()
         return self._by_treatment(masks if kind == "prob" else (masks > threshold).astype(np.float32))
-
-    def get_treatment_embeddings(self, *, masked: bool = True) -> pd.DataFrame:
-        """How far each perturbation moves each latent, in units of the basal standard deviation.
-
-        Parameters
-        ----------
-        masked
-            Posterior mean of mask times embedding, or of the embedding given an open mask.
-
-        Returns
-        -------
-        float32 data frame, perturbations × latents.
-        """
-        self._require_trained()
-        effects = self.module.effects
-        return self._by_treatment((effects.effect() if masked else effects.mean).detach().cpu().numpy())
 
     def get_interactions(self, *, kind: Literal["prob", "shift"] = "shift") -> pd.DataFrame:
         """How far each interacting pair moves each latent beyond the sum of its members.
@@ -278,91 +235,10 @@ class SAMSVAE(LatentShiftModel):
         index = pd.Index(np.asarray(self.perturbations, dtype=object)[has])
         return pd.DataFrame({"feature": features, "shift": own.shift.detach().cpu().numpy()[has]}, index=index)
 
-    def extend_treatments(
-        self,
-        adata: AnnData,
-        *,
-        split_key: str | None = _keys.OBS_SPLIT,
-        perturbation_embedding: pd.DataFrame | np.ndarray | None = None,
-        max_steps: int = 500,
-        **trainer_kwargs: Any,
-    ) -> SAMSVAE:
-        """Add perturbations that the model has not seen, from cells of them, without training the networks again.
-
-        Networks, and everything that the model knows of its perturbations, stay as they are, bit by bit; masks,
-        embeddings, exponents and target effects of the new perturbations are fitted to their cells.
-
-        Parameters
-        ----------
-        adata
-            Cells of the new perturbations, with the columns and features that were registered. It may hold cells of
-            known perturbations besides, and should hold controls: effects are measured on them. Gains the columns of
-            :meth:`setup_anndata`.
-        split_key
-            Column of `obs` that marks the cells to learn from as ``train``; used if it exists, ``None`` ignores it.
-        perturbation_embedding
-            Features of all perturbations, known and new, for a model that has some.
-        max_steps
-            Optimiser steps for what gradients move: everything under ``global_update="gradient"``, else exponents and
-            target effects. Masks and embeddings in closed form need none.
-        **trainer_kwargs
-            Arguments of :class:`scvi.train.Trainer`.
-
-        Returns
-        -------
-        A new, trained model of `adata`, its new perturbations behind the known ones.
-
-        Raises
-        ------
-        UnsupportedQuery
-            If no perturbation of `adata` is new, or a batch or covariate was not registered.
-        NotTrainedError, FeatureMismatch, LabelError, ScaleError, SplitError
-            As for other data that are shown to a model.
-
-        Examples
-        --------
-        >>> import perturbia as pb
-        >>> adata = pb.datasets.simulate_screen(n_perturbations=4, n_combinations=0, n_genes=30, n_latent=2)
-        >>> known = adata[adata.obs["perturbation"] != "P04"].copy()
-        >>> pb.model.SAMSVAE.setup_anndata(known, perturbation_key="perturbation")
-        >>> model = pb.model.SAMSVAE(known, n_latent=5)
-        >>> model.train(max_steps=20, enable_progress_bar=False)
-        >>> later = adata[adata.obs["perturbation"].isin(["P04", "control"])].copy()
-        >>> model.extend_treatments(later).perturbations
-        ['P01', 'P02', 'P03', 'P04']
-        """
-        self._require_trained()
-        check_positive_integer("max_steps", max_steps)
-        changed = {} if perturbation_embedding is None else {"perturbation_embedding": perturbation_embedding}
-        if self._embedding is not None and not changed:
-            msg = "perturbation_embedding: expected features of all perturbations, known and new, got None."
-            raise UnsupportedQuery(msg)
-        new = extend(self, adata, **changed)
-        marked = new._marked_splits(split_key)
-        nobody = np.array([], dtype=int)
-        splits = [np.arange(new.adata.n_obs), nobody, nobody] if marked is None else marked
-        fresh = np.setdiff1d(np.arange(new.module.design.n_rows), known_rows(self, new))
-        fit_new_rows(new, fresh, splits, max_steps=max_steps, **trainer_kwargs)
-        new.train_indices, new.validation_indices, new.test_indices = splits
-        new.trained_on_, new.history_, new.is_trained_ = identity_of(new.adata), self.history_, True
-        new.module.eval()
-        return new
-
     @property
     def capabilities(self) -> frozenset:
         """As :class:`~perturbia.model.base.VirtualCellModel`; perturbations without cells if they have features."""
         return super().capabilities | ({"unseen_perturbation"} if self._embedding is not None else set())
-
-    def _by_treatment(self, values: np.ndarray) -> pd.DataFrame:
-        n = len(self.perturbations)
-        return pd.DataFrame(values[:n], index=self.perturbations, columns=self._latent_var().index)
-
-    def _pairs(self) -> list[str]:
-        """Labels of the interacting pairs, in the order of their rows."""
-        names = np.asarray(self.perturbations, dtype=object)
-        first, second = np.divmod(self.module.design.pair_codes, len(names))
-        sep = registered_perturbations(self.registry)["sep"]
-        return [sep.join(sorted(pair)) for pair in zip(names[first], names[second], strict=True)]
 
     def _read_interactions(self, interactions: Sequence[str] | str) -> list[str]:
         if not isinstance(interactions, str):
