@@ -49,6 +49,16 @@ _ENTRIES: dict[str, tuple[str, dict[str, str]]] = {
             "archiveprefix": "arXiv",
         },
     ),
+    "sohn2015": (
+        "inproceedings",
+        {
+            "author": "Sohn, Kihyuk and Lee, Honglak and Yan, Xinchen",
+            "title": "Learning Structured Output Representation using Deep Conditional Generative Models",
+            "booktitle": "Advances in Neural Information Processing Systems",
+            "volume": "28",
+            "year": "2015",
+        },
+    ),
     "gayoso2022": (
         "article",
         {
@@ -210,6 +220,9 @@ _ENTRIES: dict[str, tuple[str, dict[str, str]]] = {
 _MODEL = ("gayoso2022", "virshup2024")
 _SOURCES: dict[str, tuple[str, ...]] = {
     "SAMSVAE": ("bereket2023", *_MODEL),
+    "CPAVAE": ("bereket2023", *_MODEL),
+    "ConditionalVAE": ("sohn2015", "bereket2023", *_MODEL),
+    "SVAE": ("lopez2023", *_MODEL),
     "NoChange": _MODEL,
     "Mean": _MODEL,
     "MeanSameOrder": _MODEL,
