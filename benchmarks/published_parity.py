@@ -1,0 +1,351 @@
+"""SAMS-VAE beside its published implementation: same cells, same sizes, same optimiser, same number of steps.
+
+Every seed draws another screen with known effects (`peers/parity_screen.py`), another split of it and other weights. The
+published implementation is imported from a checkout of its repository, see `peers/README.md`; without one there is nothing
+to compare with. Both are trained with the published settings and their best state by the validation loss is kept, and
+ours with its defaults at the same number of steps besides. Likelihoods are the bound with 100 particles, by each one's own
+predictor; effects are compared with the true ones of the simulator, and with the means of the cells as the publication
+has it.
+
+Run with `python benchmarks/published_parity.py --reference FOLDER [--seeds 3] [--epochs 30]`; `--runs FILE` keeps finished
+runs and goes on from them. `--loss` compares the terms of both losses at the same weights and the same draws instead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import logging
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import lightning.pytorch as pl
+import numpy as np
+import pandas as pd
+import torch
+from _tables import publish, to_markdown
+from scvi import REGISTRY_KEYS
+from torch.distributions import Normal, kl_divergence
+
+import perturbia as pb
+from perturbia.metrics import effect_correlation, effect_r2
+
+sys.path.insert(0, str(Path(__file__).parent / "peers"))
+from parity_screen import observed_effects, parity_screen
+from samsvae_reference import BATCH_SIZE, CLIP, LR, MASK_PRIOR, N_PARTICLES, Reference, find_reference
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+SIZES: dict[str, Any] = {"n_latent": 20, "n_hidden": 128, "n_layers": 1, "mask_prior_prob": MASK_PRIOR}
+PUBLISHED: dict[str, Any] = {
+    "basal_encoder": "correlated",
+    "global_update": "gradient",
+    "global_kl": "plated",
+    "n_particles": N_PARTICLES,
+}
+CORRELATED: dict[str, Any] = {**PUBLISHED, "embedding_guide": "correlated"}
+#: One constant rate for everything, as published; ours has a cosine schedule and a rate of its own for dispersions.
+SAME_OPTIMISER: dict[str, Any] = {"lr": LR, "dispersion_lr": LR, "n_steps": None}
+CLIPPED: dict[str, Any] = {"batch_size": BATCH_SIZE, "gradient_clip_val": CLIP, "gradient_clip_algorithm": "norm"}
+REFERENCE, OURS = "published", "ours"
+#: Name, form of the published implementation.
+THEIRS = {f"{REFERENCE}, q(E)": "mean_field", f"{REFERENCE}, q(E | M)": "correlated", f"{REFERENCE}, CPA-VAE": "cpa"}
+#: Name, options of the model, options of the training.
+FITS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    f"{OURS}, q(E)": (PUBLISHED, {"keep": "best", "plan_kwargs": SAME_OPTIMISER, **CLIPPED}),
+    f"{OURS}, q(E | M)": (CORRELATED, {"keep": "best", "plan_kwargs": SAME_OPTIMISER, **CLIPPED}),
+    f"{OURS}, q(E), our schedule": (PUBLISHED, {"keep": "best", "plan_kwargs": {"lr": LR}, **CLIPPED}),
+    f"{OURS}, defaults": ({}, {}),
+}
+BASELINES = ("NoChange", "Mean", "Additive", "Ridge")
+SCORES = ["IWELBO", "IWELBO valid", "r", "R2", "r seen", "r observed", "R2 observed", "open", "cpu_s"]
+
+
+class LastState(pl.Callback):
+    """Remembers the last state before the best one is returned to."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        self.module = module
+
+    def on_train_end(self, *_: object) -> None:
+        """Copy it."""
+        self.state = {name: value.detach().clone() for name, value in self.module.state_dict().items()}
+
+
+class Judge:
+    """Scores of effects on one screen."""
+
+    def __init__(self, adata: AnnData) -> None:
+        labels, part = adata.obs["perturbation"].astype(str), adata.obs["pb_split"]
+        self.unseen = sorted(labels[part == "test"].unique())
+        self.seen = sorted(set(labels[part == "train"]) - {"control"})
+        self.true, self.observed = adata.uns["effects"], observed_effects(adata)
+
+    @property
+    def labels(self) -> list[str]:
+        """Every label that is scored."""
+        return self.unseen + self.seen
+
+    def score(self, effects: np.ndarray) -> dict[str, float]:
+        """Scores of effects of :attr:`labels`, differences of log2."""
+        n = len(self.unseen)
+        true, observed = (table.loc[self.labels].to_numpy() for table in (self.true, self.observed))
+        return {
+            "r": effect_correlation(true[:n], effects[:n]),
+            "R2": effect_r2(true[:n], effects[:n]),
+            "r seen": effect_correlation(true[n:], effects[n:]),
+            "r observed": effect_correlation(observed[:n], effects[:n]),
+            "R2 observed": effect_r2(observed[:n], effects[:n]),
+        }
+
+
+def score_ours(model: pb.model.SAMSVAE, adata: AnnData, judge: Judge) -> dict[str, float]:
+    """Likelihoods, effects and masks of a model of ours."""
+    rows = {part: np.flatnonzero(adata.obs["pb_split"] == part) for part in ("test", "valid")}
+    return {
+        "IWELBO": model.get_iwelbo(indices=rows["test"], return_mean=True),
+        "IWELBO valid": model.get_iwelbo(indices=rows["valid"], return_mean=True),
+        **judge.score(model.estimate_ate(judge.labels, scale="perturbseq", n_draws=0).X),
+        "open": model.get_treatment_masks(kind="binary").to_numpy().mean(),
+    }
+
+
+def score_theirs(model: Reference, adata: AnnData, judge: Judge) -> dict[str, float]:
+    """The same of the published implementation, by its own predictor."""
+    library = float(np.median(adata.X.sum(1)))
+    return {
+        "IWELBO": model.iwelbo("test"),
+        "IWELBO valid": model.iwelbo("valid"),
+        **judge.score(model.effects(judge.labels, library)),
+        "open": model.open_masks(),
+    }
+
+
+def make(adata: AnnData, options: dict[str, Any], *, seed: int = 0) -> pb.model.SAMSVAE:
+    """A model of ours at the sizes of the comparison."""
+    pb.model.SAMSVAE.setup_anndata(adata, layer="counts", perturbation_key="perturbation")
+    return pb.model.SAMSVAE(adata, **SIZES, **options, seed=seed)
+
+
+def run_theirs(adata: AnnData, judge: Judge, name: str, *, seed: int, epochs: int) -> list[dict[str, Any]]:
+    """Best and last state of one form of the published implementation."""
+    model = Reference(adata, list(adata.uns["masks"].index), form=THEIRS[name], seed=seed)
+    seconds, rows = model.train(epochs), []
+    for state in ("best", "last"):
+        model.keep(state)
+        rows.append({"method": name, "state": state, **score_theirs(model, adata, judge), "cpu_s": seconds})
+    if THEIRS[name] == "mean_field":
+        model.keep("best")
+        copy = copied(model, adata)
+        rows.append({"method": f"{name}, our predictor", "state": "best", **score_ours(copy, adata, judge)})
+    return rows
+
+
+def run_ours(adata: AnnData, judge: Judge, name: str, *, seed: int, epochs: int) -> list[dict[str, Any]]:
+    """Best and last state of ours, or the last alone where no best one is kept."""
+    options, training = FITS[name]
+    model = make(adata, options, seed=seed)
+    n_steps = epochs * -(-int((adata.obs["pb_split"] == "train").sum()) // BATCH_SIZE)
+    length = {"max_epochs": epochs} if "batch_size" in training else {"max_steps": n_steps}
+    last = LastState(model.module)
+    started = time.process_time()
+    model.train(**length, **training, accelerator="cpu", enable_progress_bar=False, callbacks=[last])
+    seconds = (time.process_time() - started) / epochs
+    if training.get("keep") != "best":
+        return [{"method": name, "state": "last", **score_ours(model, adata, judge), "cpu_s": seconds}]
+    rows = [{"method": name, "state": "best", **score_ours(model, adata, judge), "cpu_s": seconds}]
+    model.module.load_state_dict(last.state)
+    if hasattr(model.module, "settle_effects"):
+        model.module.settle_effects()
+    return [*rows, {"method": name, "state": "last", **score_ours(model, adata, judge), "cpu_s": seconds}]
+
+
+def run_baseline(adata: AnnData, judge: Judge, name: str) -> dict[str, Any]:
+    """Scores of a closed-form baseline."""
+    cls = getattr(pb.model, name)
+    cls.setup_anndata(adata, layer="counts", perturbation_key="perturbation")
+    model = cls(adata)
+    model.train()
+    # their scale is the natural logarithm
+    return {"method": name, "state": "", **judge.score(model.estimate_ate(judge.labels).X / np.log(2))}
+
+
+def copied(theirs: Reference, adata: AnnData) -> pb.model.SAMSVAE:
+    """A model of ours with the weights of the published mean-field form."""
+    model = make(adata, PUBLISHED)
+    model.train(max_steps=1, batch_size=BATCH_SIZE, accelerator="cpu", enable_progress_bar=False)
+    if list(model.perturbations) != theirs.names:
+        msg = "copied: expected the same order of perturbations in both."
+        raise ValueError(msg)
+    theirs.copy_into(model.module)
+    return model
+
+
+@torch.no_grad()
+def compare_losses(adata: AnnData, *, epochs: int) -> pd.DataFrame:
+    """Terms of both losses per cell, at the same weights, batch and draws, and their relative differences."""
+    theirs = Reference(adata, list(adata.uns["masks"].index))
+    theirs.train(epochs)
+    module = copied(theirs, adata).module
+    part = theirs.data["train"]
+    batch = torch.randperm(len(part), generator=torch.Generator().manual_seed(0))[:BATCH_SIZE]
+    x, doses, library = part.X[batch], part.D[batch], part.library_size[batch]
+    call = {"X": x, "D": doses, "n_particles": N_PARTICLES}
+    loss = theirs.plan.loss_module
+    # the same seed twice: once for the terms, once for the draws behind them
+    torch.manual_seed(1)
+    total, terms = loss.loss(
+        **call, D_obs_counts=theirs.plan.D_obs_counts_train, condition_values={"library_size": library}
+    )
+    torch.manual_seed(1)
+    q, p, draws = loss.forward(**call, condition_values={"library_size": library})
+    terms = {name.removeprefix("loss_term_"): float(value) for name, value in terms.items()}
+
+    tensors = {REGISTRY_KEYS.X_KEY: x, REGISTRY_KEYS.BATCH_KEY: torch.zeros(len(x), 1), "perturbation": doses}
+    inputs = module._get_inference_input(tensors)
+    given = module.design(inputs["given"])
+    rows, within = given.within()
+    mask, embedding, basal = (draws[name] for name in ("mask", "E", "z_basal"))
+    offset = within.sum_of((mask * embedding)[:, rows])
+    qz = module.encode(x, offset, **module._covariates(tensors))
+    outputs = {"qz": qz, "basal_mean": qz.loc, "offset_variance": 0.0, "given": given}
+    outputs["draws"] = rows, mask[:, rows], embedding[:, rows]
+    px = module.generative(basal + offset, library[:, None], **module._covariates(tensors))["px"]
+    lifted = type(px)(mu=px.mu + 1e-4, theta=module.decoder.log_dispersion.exp(), validate_args=False)
+    wider = Normal(qz.loc, (qz.scale**2 + 1e-4).sqrt())
+
+    def sampled(guide: Normal) -> float:
+        ratio = guide.log_prob(basal) - Normal(0.0, 1.0).log_prob(basal)
+        return float(ratio.sum(-1).mean())
+
+    closed = float(kl_divergence(q["q_z_basal"], p["p_z_basal"]).sum(-1).mean())
+    ours = {
+        "reconstruction": -float(module._log_likelihood(px, x).mean()),
+        "local": float(module.kl_local(outputs).mean()),
+        "global": float(module.plated_kl(outputs).mean()),
+    }
+    global_term = terms["mask"] + terms["E"]
+    wide_outputs = {**outputs, "qz": wider}
+    wide_local = float(module.kl_local(wide_outputs).mean())
+    lifted_reconstruction = -float(module._log_likelihood(lifted, x).mean())
+    table = {
+        "reconstruction": (terms["reconstruction"], ours["reconstruction"]),
+        "reconstruction, mean + 1e-4": (terms["reconstruction"], lifted_reconstruction),
+        "basal, sampled": (terms["z_basal"], sampled(qz)),
+        "basal, sampled, variance + 1e-4": (terms["z_basal"], sampled(wider)),
+        "basal, closed form": (closed, ours["local"]),
+        "basal, closed form, variance + 1e-4": (closed, wide_local),
+        "masks and embeddings, sampled, spread over cells": (global_term, ours["global"]),
+        "sum, basal sampled": (float(total), ours["reconstruction"] + sampled(qz) + ours["global"]),
+        "sum, basal sampled, both constants": (float(total), lifted_reconstruction + sampled(wider) + ours["global"]),
+    }
+    frame = pd.DataFrame(table, index=["published", OURS]).T.rename_axis("term, nats per cell")
+    frame["relative difference"] = (frame[OURS] / frame["published"] - 1).abs()
+    return frame
+
+
+def summary(runs: pd.DataFrame) -> pd.DataFrame:
+    """Mean over seeds, lowest and highest in brackets."""
+    groups = runs.groupby(["method", "state"], sort=False)
+    rows = {}
+    for key, own in groups:
+        row = {"seeds": len(own)}
+        for score in SCORES:
+            values, digits = own[score], 2 if score in {"IWELBO", "IWELBO valid", "cpu_s"} else 3
+            bounds = f" ({values.min():.{digits}f} to {values.max():.{digits}f})" if len(own) > 1 else ""
+            row[score] = "–" if values.isna().all() else f"{values.mean():.{digits}f}{bounds}"
+        rows[key] = row
+    table = pd.DataFrame(rows).T
+    table.index = table.index.set_names(["method", "state"])
+    return table
+
+
+def criteria(runs: pd.DataFrame) -> str:
+    """Ours minus published of the same seed and the same kept state, and whether it passes."""
+    lines = []
+    wide = runs.set_index(["method", "state", "seed"])[SCORES]
+    pairs = [(f"{OURS}, {form}", f"{REFERENCE}, {form}") for form in ("q(E)", "q(E | M)")]
+    pairs += [(f"{OURS}, {name}", f"{REFERENCE}, q(E)") for name in ("q(E), our schedule", "defaults")]
+    for ours, theirs in pairs:
+        for state in ("best", "last"):
+            if not {(ours, state), (theirs, state)} <= set(wide.index.droplevel("seed")):
+                continue
+            one, other = wide.loc[ours, state], wide.loc[theirs, state]
+            gap = (one - other).dropna(how="all")
+            ratio = (one["cpu_s"] / other["cpu_s"]).dropna()
+            tests = [
+                ("IWELBO", gap["IWELBO"], "≥ -0.5", gap["IWELBO"].mean() >= -0.5),
+                ("r", gap["r"], "≥ -0.02", gap["r"].mean() >= -0.02),
+                ("r observed", gap["r observed"], "≥ -0.02", gap["r observed"].mean() >= -0.02),
+                ("CPU ratio", ratio, "≤ 1", ratio.mean() <= 1),
+            ]
+            verdicts = [
+                f"{name} {values.mean():+.3f} ({values.min():+.3f} to {values.max():+.3f}; {bound}: {'met' if ok else 'NOT met'})"
+                for name, values, bound, ok in tests
+            ]
+            lines.append(f"- {ours} against {theirs}, {state} state: " + ", ".join(verdicts))
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run what is missing and publish the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--reference", type=Path, help="checkout of the published implementation")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--methods", nargs="+", default=[*THEIRS, *FITS, *BASELINES])
+    parser.add_argument("--runs", type=Path, help="file of finished runs, to go on from")
+    parser.add_argument("--loss", action="store_true", help="compare the terms of the losses only")
+    options = parser.parse_args()
+    if options.reference is None:
+        print("No --reference FOLDER given: there is nothing to compare with. See benchmarks/peers/README.md.")
+        return
+    find_reference(options.reference)
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    if options.loss:
+        print(to_markdown(compare_losses(parity_screen(0), epochs=options.epochs).map("{:.6g}".format)))
+        return
+    methods = list(options.methods)
+    for name in [name for name, (init, _) in FITS.items() if name in methods]:
+        if missing := set(FITS[name][0]) - set(inspect.signature(pb.model.SAMSVAE).parameters):
+            print(f"Left out: {name}, as SAMSVAE takes no {', '.join(sorted(missing))}.", flush=True)
+            methods.remove(name)
+    file = options.runs
+    done = (
+        pd.read_csv(file, keep_default_na=False, na_values="nan").to_dict("records") if file and file.exists() else []
+    )
+    for seed in range(options.seeds):
+        finished = {row["method"] for row in done if row["seed"] == seed}
+        waiting = [name for name in methods if name not in finished]
+        if not waiting:
+            continue
+        adata = parity_screen(seed)
+        judge = Judge(adata)
+        for name in waiting:
+            if name in BASELINES:
+                rows = [run_baseline(adata, judge, name)]
+            else:
+                run = run_theirs if name in THEIRS else run_ours
+                rows = run(adata, judge, name, seed=seed, epochs=options.epochs)
+            done += [{"seed": seed, **row} for row in rows]
+            for row in rows:
+                print(seed, {k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()}, flush=True)
+            if file:
+                pd.DataFrame(done).to_csv(file, index=False, na_rep="nan")
+    runs = pd.DataFrame(done)
+    note = (
+        f"{options.seeds} seeds, each another screen and split; {options.epochs} epochs of {BATCH_SIZE} cells. Means over "
+        "seeds, lowest and highest in brackets; CPU seconds are per epoch."
+    )
+    publish("published_parity", [to_markdown(summary(runs)), criteria(runs)], note=note)
+
+
+if __name__ == "__main__":
+    main()
