@@ -6,13 +6,10 @@ and its training script reports to a web service, so that its Lightning module i
 
 from __future__ import annotations
 
-import os
 import sys
 import tempfile
 import time
 from typing import TYPE_CHECKING
-
-os.environ.setdefault("TQDM_DISABLE", "1")
 
 import lightning.pytorch as pl
 import torch
@@ -55,7 +52,7 @@ class Reference:
     names
         Perturbations in the order of the columns of its dosage matrix.
     form
-        ``"mean_field"``: SAMS-VAE with q(E) apart from q(M); ``"correlated"``: with q(E | M); ``"cpa"``: CPA-VAE.
+        ``"mean_field"``: SAMS-VAE with q(E) apart from q(M); ``"correlated"``: with q(E given M); ``"cpa"``: CPA-VAE.
     seed
         Seed of initial weights and of training.
     """
