@@ -7,6 +7,7 @@ import lazy_loader as _lazy
 __getattr__, __dir__, __all__ = _lazy.attach(
     __name__,
     submod_attrs={
+        "correlated_effects": ["CorrelatedEffects"],
         "count_layer": ["ExpectedLogCounts", "gamma_quantile_draws"],
         "encoder": ["DiagonalGaussianEncoder"],
         "decoder": ["LikelihoodDecoder"],

@@ -55,6 +55,8 @@ class MaskedEffects(nn.Module):
         Whether entries are moved by gradients; otherwise only :meth:`assign` moves them.
     """
 
+    #: Whether :meth:`kl` is available; where it is not, the divergence is sampled (:meth:`log_ratio`).
+    has_closed_kl = True
     prior_mean: torch.Tensor
 
     def __init__(
@@ -132,30 +134,36 @@ class MaskedEffects(nn.Module):
         Masks are zero or one; their gradient is that of the relaxed Bernoulli (straight-through). With a generator,
         draws are reproducible and carry no gradient.
         """
-        logit, mean, log_sd = self.mask_logit[rows], self.mean[rows], self.log_sd[rows]
-        shape = (n_samples, *mean.shape)
+        logit = self.mask_logit[rows]
+        shape = (n_samples, *logit.shape)
         if generator is None:
             soft = RelaxedBernoulli(torch.tensor(temperature), logits=logit.expand(shape)).rsample()
             mask = soft + (soft.round() - soft).detach()  # in this order exactly zero or one
-            noise = torch.randn(shape, device=mean.device)
+            noise = torch.randn(shape, device=logit.device)
         else:
-            uniform = torch.rand(shape, generator=generator).to(mean.device)
+            uniform = torch.rand(shape, generator=generator).to(logit.device)
             mask = (uniform < torch.sigmoid(logit)).float()
-            noise = torch.randn(shape, generator=generator).to(mean.device)
+            noise = torch.randn(shape, generator=generator).to(logit.device)
+        mean, log_sd = self._slab(mask, rows)
         slab = mean + torch.exp(log_sd) * noise
         if self.slab == "conditional":
             return mask, mask * slab + (1 - mask) * (self.prior_mean[rows] + self.embedding_prior_scale * noise)
         return mask, slab
 
+    def _slab(self, mask: torch.Tensor, rows: torch.Tensor | slice) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and log standard deviation of embeddings given masks."""
+        del mask
+        return self.mean[rows], self.log_sd[rows]
+
     def log_ratio(
         self, mask: torch.Tensor, embedding: torch.Tensor, *, rows: torch.Tensor | slice = slice(None)
     ) -> torch.Tensor:
         """Log prior minus log posterior density at a draw, entry by entry: the sampled form of minus :meth:`kl`."""
-        prior, log_sd = self.mask_prior, self.log_sd[rows]
+        prior, (mean, log_sd) = self.mask_prior, self._slab(mask, rows)
         log_prior = mask * prior.logit[rows] + prior.log_closed[rows]
         log_mask = log_prior - _bernoulli_log_prob(self.mask_logit[rows], mask)
         standard_prior = (embedding - self.prior_mean[rows]) / self.embedding_prior_scale
-        standard_slab = (embedding - self.mean[rows]) * torch.exp(-log_sd)
+        standard_slab = (embedding - mean) * torch.exp(-log_sd)
         log_slab = 0.5 * (standard_slab**2 - standard_prior**2) + log_sd - math.log(self.embedding_prior_scale)
         return log_mask + (mask * log_slab if self.slab == "conditional" else log_slab)
 

@@ -309,6 +309,28 @@ def test_many_basal_states_come_in_blocks(trained: pb.model.SAMSVAE, monkeypatch
     np.testing.assert_allclose(np.median(blocks.layers["se"]), np.median(whole.layers["se"]), rtol=0.1)
 
 
+PUBLISHED = {"basal_encoder": "correlated", "global_kl": "plated", "embedding_guide": "correlated"}
+
+
+def test_the_published_guide_finds_effects(pairs: ad.AnnData, tmp_path) -> None:
+    """They are those of the cells, expectations agree with draws, and a saved model answers the same."""
+    adata = pairs[pairs.obs["perturbation"] != "A+C"].copy()  # effects that add up
+    pb.model.SAMSVAE.setup_anndata(adata, perturbation_key="perturbation")
+    model = pb.model.SAMSVAE(adata, n_latent=5, n_hidden=32, n_particles=5, **PUBLISHED)
+    model.train(max_steps=1500, batch_size=128, plan_kwargs={"lr": 5e-3, "global_lr_factor": 3.0}, **QUIET)
+    ate = model.estimate_ate(["A", "B", "C"], n_draws=0)
+    assert np.corrcoef(ate.X.ravel(), pb.tl.effects(adata)[["A", "B", "C"]].X.ravel())[0, 1] > 0.9
+    drawn = model.estimate_ate(["A", "B", "C"], n_draws=200)
+    assert np.corrcoef(ate.X.ravel(), drawn.X.ravel())[0, 1] > 0.95
+    assert np.isfinite(drawn.layers["sd"]).all()
+    assert np.isfinite(model.history["kl_global_train"].to_numpy(dtype=float)).all()
+    model.save(tmp_path / "model")
+    loaded = pb.model.SAMSVAE.load(tmp_path / "model", adata=adata)
+    np.testing.assert_array_equal(loaded.estimate_ate(["A", "B", "C"], n_draws=0).X, ate.X)
+    with pytest.raises(ValueError, match="rotation: expected 'none' with embedding_guide='correlated'"):
+        model.train(max_steps=5, rotation="l1", **QUIET)
+
+
 @pytest.mark.parametrize(
     ("init", "error", "match"),
     [
@@ -331,6 +353,16 @@ def test_many_basal_states_come_in_blocks(trained: pb.model.SAMSVAE, monkeypatch
             {"perturbation_embedding": np.ones((4, 2)), "basal_encoder": "correlated"},
             ValueError,
             "global_update: expected 'closed_form' with perturbation_embedding",
+        ),
+        (
+            {"embedding_guide": "correlated", "global_kl": "plated"},
+            ValueError,
+            "basal_encoder: expected 'correlated' or 'mean_field' with embedding_guide='correlated', got 'residual'",
+        ),
+        (
+            {"embedding_guide": "correlated", "basal_encoder": "correlated"},
+            ValueError,
+            "global_kl: expected 'plated' with embedding_guide='correlated', got 'closed'",
         ),
     ],
 )
@@ -355,6 +387,7 @@ ROWS = ("mask_logit", "mean", "log_sd")
         {"interactions": ["P01+P02", "P01+P03"]},
         {"basal_encoder": "informed"},
         {"basal_encoder": "correlated"},
+        {"basal_encoder": "correlated", "global_kl": "plated", "embedding_guide": "correlated"},
         {"global_update": "gradient"},
         {"dose_response": "power"},
     ],

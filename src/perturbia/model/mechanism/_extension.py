@@ -33,6 +33,8 @@ _ROWS = (
     "effects.mask_logit",
     "effects.mean",
     "effects.log_sd",
+    "effects.row_input",
+    "effects.at_prior",
     "effects.prior_mean",
     "effects.mask_prior.log_open",
     "effects.mask_prior.log_closed",
@@ -123,7 +125,7 @@ def fit_new_rows(new: SAMSVAE, fresh: np.ndarray, splits: list[np.ndarray], *, m
         )
         updates.finish_rows(fresh)
     else:
-        module.effects.reset_to_prior(module.n_treated == 0)
+        module.settle_effects(torch.from_numpy(fresh).to(new.device))
 
 
 def _rows_by_gradient(module: SAMSVAEModule, fresh: np.ndarray) -> dict[str, np.ndarray]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from perturbia.errors import LabelError, ScaleError, shorten
 from perturbia.model.base._arguments import check_choice
-from perturbia.model.mechanism._samsvae_module import BasalEncoder, GlobalKL, GlobalUpdate
+from perturbia.model.mechanism._samsvae_module import BasalEncoder, EmbeddingGuide, GlobalKL, GlobalUpdate
 from perturbia.nn.decoder import Likelihood
 from perturbia.nn.mask_prior import MaskPriorKind
 from perturbia.nn.treatment_design import DoseResponse
@@ -35,6 +35,7 @@ def check_switches(switches: Mapping[str, Any], *, scale: str) -> None:
         "basal_encoder": get_args(BasalEncoder),
         "global_update": get_args(GlobalUpdate),
         "global_kl": get_args(GlobalKL),
+        "embedding_guide": get_args(EmbeddingGuide),
         "gene_likelihood": get_args(Likelihood),
         "mask_prior": get_args(MaskPriorKind),
         "dose_response": get_args(DoseResponse),
@@ -44,6 +45,13 @@ def check_switches(switches: Mapping[str, Any], *, scale: str) -> None:
     if switches["global_update"] == "closed_form" and switches["basal_encoder"] not in {"residual", "informed"}:
         msg = f"global_update: expected 'gradient' with basal_encoder={switches['basal_encoder']!r}, got 'closed_form'."
         raise ValueError(msg)
+    if switches["embedding_guide"] == "correlated":
+        needed = {"basal_encoder": ("correlated", "mean_field"), "global_kl": ("plated",), "mask_prior": ("fixed",)}
+        for name, allowed in needed.items():
+            if switches[name] not in allowed:
+                expected = " or ".join(map(repr, allowed))
+                msg = f"{name}: expected {expected} with embedding_guide='correlated', got {switches[name]!r}."
+                raise ValueError(msg)
     for name in ("mask_prior_prob", "interaction_prior_prob"):
         if not 0 < switches[name] < 1:
             msg = f"{name}: expected a probability strictly between 0 and 1, got {switches[name]}."

@@ -11,6 +11,7 @@ from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
 
 from perturbia import _keys
 from perturbia.nn import (
+    CorrelatedEffects,
     DiagonalGaussianEncoder,
     GivenTreatments,
     LikelihoodDecoder,
@@ -29,8 +30,9 @@ if TYPE_CHECKING:
     from perturbia.nn.mask_prior import MaskPriorKind
     from perturbia.nn.treatment_design import DoseResponse
 
-__all__ = ["BasalEncoder", "GlobalKL", "GlobalUpdate", "SAMSVAEModule"]
+__all__ = ["BasalEncoder", "EmbeddingGuide", "GlobalKL", "GlobalUpdate", "SAMSVAEModule"]
 
+EmbeddingGuide = Literal["independent", "correlated"]
 BasalEncoder = Literal["residual", "informed", "correlated", "mean_field"]
 GlobalUpdate = Literal["closed_form", "gradient"]
 GlobalKL = Literal["closed", "plated"]
@@ -66,6 +68,7 @@ class SAMSVAEModule(BaseModuleClass):
         basal_encoder: BasalEncoder = "residual",
         global_update: GlobalUpdate = "closed_form",
         global_kl: GlobalKL = "closed",
+        embedding_guide: EmbeddingGuide = "independent",
         mask_prior_prob: float = 0.1,
         mask_prior: MaskPriorKind = "fixed",
         embedding_prior_scale: float = 1.0,
@@ -91,16 +94,20 @@ class SAMSVAEModule(BaseModuleClass):
         )
         self.decoder = LikelihoodDecoder(n_latent, n_input, likelihood=gene_likelihood, **sizes)
         self.design = TreatmentDesign(n_treatments, dose_response=dose_response, pairs=pairs)
-        self.effects = MaskedEffects(
-            self.design.n_rows,
-            n_latent,
-            mask_prior_prob=[mask_prior_prob] * n_treatments + [pair_prior_prob] * len(self.design.pair_codes),
-            mask_prior=mask_prior,
-            embedding_prior_scale=embedding_prior_scale,
-            slab="conditional" if self.encodes_total else "mean_field",
-            per_latent=conditioned,
-            trainable=global_update == "gradient",
-        )
+        rates = [mask_prior_prob] * n_treatments + [pair_prior_prob] * len(self.design.pair_codes)
+        prior: dict[str, Any] = {"mask_prior_prob": rates, "embedding_prior_scale": embedding_prior_scale}
+        if embedding_guide == "correlated":
+            self.effects: MaskedEffects = CorrelatedEffects(self.design.n_rows, n_latent, n_hidden=n_hidden, **prior)
+        else:
+            self.effects = MaskedEffects(
+                self.design.n_rows,
+                n_latent,
+                mask_prior=mask_prior,
+                slab="conditional" if self.encodes_total else "mean_field",
+                per_latent=conditioned,
+                trainable=global_update == "gradient",
+                **prior,
+            )
         self.target_shift = None if target_genes is None else TargetShift(target_genes)
         self.register_buffer("input_mean", torch.zeros(n_input))
         self.register_buffer("input_sd", torch.ones(n_input))
@@ -262,6 +269,12 @@ class SAMSVAEModule(BaseModuleClass):
             kl.sum(-1, keepdim=True) / self.n_treated[rows, None].clamp(min=1)
         )[:, 0]
 
+    def settle_effects(self, rows: torch.Tensor | slice = slice(None)) -> None:
+        """Finish effects after gradient steps that moved `rows`: what no cell was given keeps the prior, all we know."""
+        self.effects.reset_to_prior(self.n_treated == 0)
+        if isinstance(self.effects, CorrelatedEffects):
+            self.effects.summarise(rows)
+
     def penalty(self) -> torch.Tensor:
         """Minus the log prior of what is estimated by a point: exponents of doses, shifts of own targets."""
         own = 0.0 if self.target_shift is None else self.target_shift.penalty()
@@ -279,10 +292,13 @@ class SAMSVAEModule(BaseModuleClass):
         log_prob = self._log_likelihood(generative_outputs["px"], tensors[REGISTRY_KEYS.X_KEY])
         reconstruction = -(log_prob.mean(0) if log_prob.ndim == 2 else log_prob)
         kl_local = self.kl_local(inference_outputs)
-        kl_global = self.effects.total_kl() + self.penalty()
         loss = (reconstruction + kl_weight * kl_local).mean()
-        if self.global_kl == "plated":
-            loss = loss + kl_weight * (self.plated_kl(inference_outputs).mean() + self.penalty() / n_obs)
+        plated = self.plated_kl(inference_outputs).mean() if self.global_kl == "plated" else None
+        # where the total has no closed form, what the batch says of it
+        total = self.effects.total_kl() if plated is None or self.effects.has_closed_kl else plated * n_obs
+        kl_global = total + self.penalty()
+        if plated is not None:
+            loss = loss + kl_weight * (plated + self.penalty() / n_obs)
         elif kl_global.requires_grad:
             loss = loss + kl_weight * kl_global / n_obs
         return LossOutput(

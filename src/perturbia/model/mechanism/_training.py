@@ -168,6 +168,9 @@ class MechanismTraining(UnsupervisedTrainingMixin):
         gathered = ReferenceStatistics.gather(source.batches(), self.module)
         gathered.write(self.module, restart=not self.is_trained_)
         self.module.train()
+        if rotation not in {None, "none"} and not self.module.effects.has_closed_kl:
+            msg = f"rotation: expected 'none' with embedding_guide='correlated', whose network reads the axes, got {rotation!r}."
+            raise ValueError(msg)
         rotation = rotation or ("l1" if self.global_update == "closed_form" else "none")
         schedule = UpdateSchedule(
             n_steps,
@@ -206,8 +209,7 @@ class MechanismTraining(UnsupervisedTrainingMixin):
         )
         self.trained_on_ = None if self.adata is None else identity_of(self.adata)
         if self.global_update == "gradient":
-            # no gradient has ever reached them: the prior is what we know
-            self.module.effects.reset_to_prior(self.module.n_treated == 0)
+            self.module.settle_effects()
 
     def _fit(self, *, splits: list[np.ndarray] | None, datasplitter_kwargs: dict | None = None, **options: Any) -> None:
         """scvi-tools' training, seeded and without notices that our users can do nothing about."""

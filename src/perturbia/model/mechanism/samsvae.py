@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
-    from perturbia.model.mechanism._samsvae_module import BasalEncoder, GlobalKL, GlobalUpdate
+    from perturbia.model.mechanism._samsvae_module import BasalEncoder, EmbeddingGuide, GlobalKL, GlobalUpdate
     from perturbia.nn.decoder import Likelihood
     from perturbia.nn.mask_prior import MaskPriorKind
     from perturbia.nn.treatment_design import DoseResponse
@@ -46,7 +46,7 @@ class SAMSVAE(LatentShiftModel):
 
     The default inference encodes the total latent and updates masks and embeddings in closed form, turning the latent
     basis towards sparse effects on the way; the published one is
-    ``basal_encoder="correlated", global_update="gradient", global_kl="plated", n_particles=5``.
+    ``basal_encoder="correlated", embedding_guide="correlated", global_kl="plated", n_particles=5``.
 
     Parameters
     ----------
@@ -71,6 +71,9 @@ class SAMSVAE(LatentShiftModel):
     global_kl
         ``"closed"``: the KL of masks and embeddings in closed form, once per data set; ``"plated"``: sampled, spread
         over the cells of each perturbation, as published.
+    embedding_guide
+        ``"independent"``: an embedding knows its own mask at most; ``"correlated"``: a network gives the embeddings of a
+        perturbation from its whole mask, as published, with sampled masks and ``global_kl="plated"``.
     mask_prior_prob
         Prior probability :math:`\alpha` that a perturbation moves a latent.
     mask_prior
@@ -129,6 +132,7 @@ class SAMSVAE(LatentShiftModel):
         basal_encoder: BasalEncoder = "residual",
         global_update: GlobalUpdate | None = None,
         global_kl: GlobalKL = "closed",
+        embedding_guide: EmbeddingGuide = "independent",
         mask_prior_prob: float = 0.1,
         mask_prior: MaskPriorKind = "fixed",
         embedding_prior_scale: float = 1.0,
@@ -171,6 +175,7 @@ class SAMSVAE(LatentShiftModel):
                 basal_encoder=basal_encoder,
                 global_update=global_update,
                 global_kl=global_kl,
+                embedding_guide=embedding_guide,
                 mask_prior_prob=mask_prior_prob,
                 mask_prior=mask_prior,
                 embedding_prior_scale=embedding_prior_scale,
