@@ -19,7 +19,6 @@ import os
 # read when its progress bars are imported
 os.environ.setdefault("TQDM_DISABLE", "1")
 
-import inspect
 import logging
 import sys
 import time
@@ -37,6 +36,7 @@ from torch.distributions import Normal, kl_divergence
 
 import perturbia as pb
 from perturbia.metrics import effect_correlation, effect_r2
+from perturbia.nn import CorrelatedEffects
 
 sys.path.insert(0, str(Path(__file__).parent / "peers"))
 from parity_screen import observed_effects, parity_screen
@@ -56,7 +56,7 @@ CORRELATED: dict[str, Any] = {**PUBLISHED, "embedding_guide": "correlated"}
 #: One constant rate for everything, as published; ours has a cosine schedule and a rate of its own for dispersions.
 SAME_OPTIMISER: dict[str, Any] = {"lr": LR, "dispersion_lr": LR, "n_steps": None}
 CLIPPED: dict[str, Any] = {"batch_size": BATCH_SIZE, "gradient_clip_val": CLIP, "gradient_clip_algorithm": "norm"}
-REFERENCE, OURS = "published", "ours"
+REFERENCE, OURS, COPIED = "published", "ours", ", our predictor"
 #: Name, form of the published implementation.
 THEIRS = {
     f"{REFERENCE}, q(E)": "mean_field",
@@ -150,7 +150,7 @@ def run_theirs(adata: AnnData, judge: Judge, name: str, *, seed: int, epochs: in
     if THEIRS[name] == "mean_field":
         model.keep("best")
         copy = copied(model, adata)
-        rows.append({"method": f"{name}, our predictor", "state": "best", **score_ours(copy, adata, judge)})
+        rows.append({"method": f"{name}{COPIED}", "state": "best", **score_ours(copy, adata, judge)})
     return rows
 
 
@@ -183,83 +183,117 @@ def run_baseline(adata: AnnData, judge: Judge, name: str) -> dict[str, Any]:
     return {"method": name, "state": "", **judge.score(model.estimate_ate(judge.labels).X / np.log(2))}
 
 
-def copied(theirs: Reference, adata: AnnData) -> pb.model.SAMSVAE:
-    """A model of ours with the weights of the published mean-field form."""
-    model = make(adata, PUBLISHED)
-    model.train(max_steps=1, batch_size=BATCH_SIZE, accelerator="cpu", enable_progress_bar=False)
+def copied(theirs: Reference, adata: AnnData, *, correlated: bool = False) -> pb.model.SAMSVAE:
+    """A model of ours with the weights of a form of the published one; q(E given M) of one hidden layer."""
+    model = make(adata, CORRELATED if correlated else PUBLISHED)
     if list(model.perturbations) != theirs.names:
         msg = "copied: expected the same order of perturbations in both."
         raise ValueError(msg)
+    if correlated:
+        shape, rates = (len(theirs.names), SIZES["n_latent"]), [MASK_PRIOR] * len(theirs.names)
+        model.module.effects = CorrelatedEffects(*shape, n_hidden=SIZES["n_hidden"], n_layers=1, mask_prior_prob=rates)
+    # a step makes it a trained one, with the library sizes that effects are estimated at
+    model.train(max_steps=1, batch_size=BATCH_SIZE, accelerator="cpu", enable_progress_bar=False)
     theirs.copy_into(model.module)
     return model
 
 
+class WithConstants:
+    """What the published networks add and ours do not: 1e-4 to means of counts and to variances of normals."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        self.module = module
+
+    def guide(self, qz: Normal) -> Normal:
+        """The guide of the basal latent."""
+        return Normal(qz.loc, (qz.scale**2 + 1e-4).sqrt())
+
+    def counts(self, px: Any) -> Any:
+        """The distribution of counts."""
+        return type(px)(mu=px.mu + 1e-4, theta=self.module.decoder.log_dispersion.exp(), validate_args=False)
+
+    def __enter__(self) -> WithConstants:
+        effects = self.module.effects
+        self._slab = effects._slab
+        if not effects.has_closed_kl:
+            effects._slab = self._wider_slab
+        return self
+
+    def _wider_slab(self, mask: torch.Tensor, rows: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        mean, log_sd = self._slab(mask, rows)
+        return mean, 0.5 * torch.log(torch.exp(2 * log_sd) + 1e-4)
+
+    def __exit__(self, *_: object) -> None:
+        self.module.effects._slab = self._slab
+
+
+def our_terms(
+    module: torch.nn.Module,
+    tensors: dict[str, torch.Tensor],
+    draws: dict[str, torch.Tensor],
+    constants: WithConstants | None = None,
+) -> dict[str, float]:
+    """Terms of our loss for given masks, embeddings and basal latents."""
+    given = module.design(module._get_inference_input(tensors)["given"])
+    rows, within = given.within()
+    mask, embedding, basal = draws["mask"][:, rows], draws["E"][:, rows], draws["z_basal"]
+    offset, x = within.sum_of(mask * embedding), tensors[REGISTRY_KEYS.X_KEY]
+    covariates = module._covariates(tensors)
+    qz = module.encode(x, offset, **covariates)
+    px = module.generative(basal + offset, x.sum(-1, keepdim=True), **covariates)["px"]
+    if constants is not None:
+        qz, px = constants.guide(qz), constants.counts(px)
+    outputs = {"qz": qz, "basal_mean": qz.loc, "offset_variance": 0.0, "given": given, "draws": (rows, mask, embedding)}
+    terms = {
+        "reconstruction": -module._log_likelihood(px, x),
+        "basal": (qz.log_prob(basal) - Normal(0.0, 1.0).log_prob(basal)).sum(-1),
+        "masks and embeddings": module.plated_kl(outputs),
+    }
+    means = {name: float(term.mean()) for name, term in terms.items()}
+    return {**means, "sum": sum(means.values()), "basal, closed form": float(module.kl_local(outputs).mean())}
+
+
 @torch.no_grad()
-def compare_losses(adata: AnnData, *, epochs: int) -> pd.DataFrame:
-    """Terms of both losses per cell, at the same weights, batch and draws, and their relative differences."""
-    theirs = Reference(adata, list(adata.uns["masks"].index))
-    theirs.train(epochs)
-    module = copied(theirs, adata).module
-    part = theirs.data["train"]
+def compare_losses(adata: AnnData, form: str, *, epochs: int) -> pd.DataFrame:
+    """Terms of both losses, nats per cell, at the same weights, batch and draws, and their relative differences."""
+    theirs = Reference(adata, list(adata.uns["masks"].index), form=form, n_embedding_layers=1)
+    with torch.enable_grad():
+        theirs.train(epochs)
+        module = copied(theirs, adata, correlated=form == "correlated").module
+    part, loss = theirs.data["train"], theirs.plan.loss_module
     batch = torch.randperm(len(part), generator=torch.Generator().manual_seed(0))[:BATCH_SIZE]
     x, doses, library = part.X[batch], part.D[batch], part.library_size[batch]
     call = {"X": x, "D": doses, "n_particles": N_PARTICLES}
-    loss = theirs.plan.loss_module
     # the same seed twice: once for the terms, once for the draws behind them
     torch.manual_seed(1)
-    total, terms = loss.loss(
-        **call, D_obs_counts=theirs.plan.D_obs_counts_train, condition_values={"library_size": library}
-    )
+    n_treated = theirs.plan.D_obs_counts_train
+    total, terms = loss.loss(**call, D_obs_counts=n_treated, condition_values={"library_size": library})
     torch.manual_seed(1)
     q, p, draws = loss.forward(**call, condition_values={"library_size": library})
-    terms = {name.removeprefix("loss_term_"): float(value) for name, value in terms.items()}
-
+    published = {
+        "reconstruction": float(terms["loss_term_reconstruction"]),
+        "basal": float(terms["loss_term_z_basal"]),
+        "masks and embeddings": float(terms["loss_term_mask"] + terms["loss_term_E"]),
+        "sum": float(total),
+        # what its sampled term estimates, and our loss holds
+        "basal, closed form": float(kl_divergence(q["q_z_basal"], p["p_z_basal"]).sum(-1).mean()),
+    }
     tensors = {REGISTRY_KEYS.X_KEY: x, REGISTRY_KEYS.BATCH_KEY: torch.zeros(len(x), 1), "perturbation": doses}
-    inputs = module._get_inference_input(tensors)
-    given = module.design(inputs["given"])
-    rows, within = given.within()
-    mask, embedding, basal = (draws[name] for name in ("mask", "E", "z_basal"))
-    offset = within.sum_of((mask * embedding)[:, rows])
-    qz = module.encode(x, offset, **module._covariates(tensors))
-    outputs = {"qz": qz, "basal_mean": qz.loc, "offset_variance": 0.0, "given": given}
-    outputs["draws"] = rows, mask[:, rows], embedding[:, rows]
-    px = module.generative(basal + offset, library[:, None], **module._covariates(tensors))["px"]
-    lifted = type(px)(mu=px.mu + 1e-4, theta=module.decoder.log_dispersion.exp(), validate_args=False)
-    wider = Normal(qz.loc, (qz.scale**2 + 1e-4).sqrt())
-
-    def sampled(guide: Normal) -> float:
-        ratio = guide.log_prob(basal) - Normal(0.0, 1.0).log_prob(basal)
-        return float(ratio.sum(-1).mean())
-
-    closed = float(kl_divergence(q["q_z_basal"], p["p_z_basal"]).sum(-1).mean())
-    ours = {
-        "reconstruction": -float(module._log_likelihood(px, x).mean()),
-        "local": float(module.kl_local(outputs).mean()),
-        "global": float(module.plated_kl(outputs).mean()),
-    }
-    global_term = terms["mask"] + terms["E"]
-    wide_outputs = {**outputs, "qz": wider}
-    wide_local = float(module.kl_local(wide_outputs).mean())
-    lifted_reconstruction = -float(module._log_likelihood(lifted, x).mean())
-    table = {
-        "reconstruction": (terms["reconstruction"], ours["reconstruction"]),
-        "reconstruction, mean + 1e-4": (terms["reconstruction"], lifted_reconstruction),
-        "basal, sampled": (terms["z_basal"], sampled(qz)),
-        "basal, sampled, variance + 1e-4": (terms["z_basal"], sampled(wider)),
-        "basal, closed form": (closed, ours["local"]),
-        "basal, closed form, variance + 1e-4": (closed, wide_local),
-        "masks and embeddings, sampled, spread over cells": (global_term, ours["global"]),
-        "sum, basal sampled": (float(total), ours["reconstruction"] + sampled(qz) + ours["global"]),
-        "sum, basal sampled, both constants": (float(total), lifted_reconstruction + sampled(wider) + ours["global"]),
-    }
-    frame = pd.DataFrame(table, index=["published", OURS]).T.rename_axis("term, nats per cell")
-    frame["relative difference"] = (frame[OURS] / frame["published"] - 1).abs()
-    return frame
+    frame = pd.DataFrame({"published": published, OURS: our_terms(module, tensors, draws)})
+    with WithConstants(module) as constants:
+        frame["with its constants"] = pd.Series(our_terms(module, tensors, draws, constants))
+    for name in (OURS, "with its constants"):
+        frame[f"{name}, relative difference"] = (frame[name] / frame["published"] - 1).abs().map("{:.1e}".format)
+    for name in ("published", OURS, "with its constants"):
+        frame[name] = frame[name].map("{:.4f}".format)
+    return frame.rename_axis(f"{form}: nats per cell")
 
 
 def summary(runs: pd.DataFrame) -> pd.DataFrame:
     """Mean over seeds, lowest and highest in brackets."""
-    groups = runs.groupby(["method", "state"], sort=False)
+    order = {name: i for i, name in enumerate([*THEIRS, *FITS, *BASELINES])}
+    place = runs["method"].map(lambda name: order[name.removesuffix(COPIED)])
+    groups = runs.loc[place.sort_values(kind="stable").index].groupby(["method", "state"], sort=False)
     rows = {}
     for key, own in groups:
         row = {"seeds": len(own)}
@@ -319,20 +353,20 @@ def main() -> None:
     for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.ERROR)
     if options.loss:
-        print(to_markdown(compare_losses(parity_screen(0), epochs=options.epochs).map("{:.6g}".format)))
+        adata = parity_screen(0)
+        tables = [
+            to_markdown(compare_losses(adata, form, epochs=options.epochs)) for form in ("mean_field", "correlated")
+        ]
+        note = f"Both after {options.epochs} epochs of the published one; {BATCH_SIZE} cells, {N_PARTICLES} draws."
+        publish("published_parity_loss", tables, script="published_parity", note=note)
         return
-    methods = list(options.methods)
-    for name in [name for name, (init, _) in FITS.items() if name in methods]:
-        if missing := set(FITS[name][0]) - set(inspect.signature(pb.model.SAMSVAE).parameters):
-            print(f"Left out: {name}, as SAMSVAE takes no {', '.join(sorted(missing))}.", flush=True)
-            methods.remove(name)
     file = options.runs
     done = (
         pd.read_csv(file, keep_default_na=False, na_values="nan").to_dict("records") if file and file.exists() else []
     )
     for seed in range(options.seeds):
         finished = {row["method"] for row in done if row["seed"] == seed}
-        waiting = [name for name in methods if name not in finished]
+        waiting = [name for name in options.methods if name not in finished]
         if not waiting:
             continue
         adata = parity_screen(seed)

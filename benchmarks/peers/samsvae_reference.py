@@ -53,11 +53,21 @@ class Reference:
         Perturbations in the order of the columns of its dosage matrix.
     form
         ``"mean_field"``: SAMS-VAE with q(E) apart from q(M); ``"correlated"``: with q(E given M); ``"cpa"``: CPA-VAE.
+    n_embedding_layers
+        Hidden layers of q(E given M).
     seed
         Seed of initial weights and of training.
     """
 
-    def __init__(self, adata: AnnData, names: list[str], *, form: str = "mean_field", seed: int = 0) -> None:
+    def __init__(
+        self,
+        adata: AnnData,
+        names: list[str],
+        *,
+        form: str = "mean_field",
+        n_embedding_layers: int = 2,
+        seed: int = 0,
+    ) -> None:
         from sams_vae import models
         from sams_vae.data.utils.batch_statistics import batch_log_mean, batch_log_std
         from sams_vae.data.utils.perturbation_datamodule import ObservationNormalizationStatistics
@@ -80,7 +90,7 @@ class Reference:
         kind = "CPAVAE" if form == "cpa" else "SAMSVAE"
         decoder = {"likelihood_key": "library_nb", "decoder_n_layers": N_LAYERS, "decoder_n_hidden": N_HIDDEN}
         model = getattr(models, f"{kind}Model")(**sizes, **prior, **decoder)
-        embedding = {"embedding_encoder_n_layers": 2, "embedding_encoder_n_hidden": N_HIDDEN}
+        embedding = {"embedding_encoder_n_layers": n_embedding_layers, "embedding_encoder_n_hidden": N_HIDDEN}
         name = {"mean_field": "SAMSVAEMeanFieldNormalGuide", "correlated": "SAMSVAECorrelatedNormalGuide"}
         guide = getattr(models, name.get(form, "CPAVAENormalGuide"))(
             **sizes,
@@ -162,7 +172,11 @@ class Reference:
 
     @torch.no_grad()
     def copy_into(self, module: SAMSVAEModule) -> None:
-        """Write networks, dispersions, masks, embeddings and statistics of the mean-field form into a module of ours."""
+        """Write networks, dispersions, masks, embeddings and statistics of a form of SAMS-VAE into a module of ours.
+
+        Its network of q(E given M) has residual connections from the second layer on, which ours has not, so that one
+        hidden layer is the form that can be copied.
+        """
         ours, theirs = module.encoder, self.guide.z_basal_encoder
         _copy_linear(ours.trunk.fc_layers[0][0], theirs.mlp.layers[0][0])
         _copy_linear(ours.mean_head, theirs.mean_encoder)
@@ -170,13 +184,22 @@ class Reference:
         _copy_linear(module.decoder.trunk.fc_layers[0][0], self.model.decoder.mlp.layers[0][0])
         _copy_linear(module.decoder.head, self.model.decoder.normalized_mean_decoder[0])
         module.decoder.log_dispersion.copy_(self.model.decoder.log_concentration)
-        posterior = self.guide.param_dict
-        module.effects.mask_logit.copy_(posterior["q_mask_logits"])
-        module.effects.mean.copy_(posterior["q_E_loc"])
-        module.effects.log_sd.copy_(torch.log(posterior["q_E_log_scale"].exp() + self.guide.var_eps))
         module.input_mean.copy_(self.guide.normalization_module.log_mean)
         module.input_sd.copy_(self.guide.normalization_module.log_scale)
         module.n_treated.copy_(self.plan.D_obs_counts_train)
+        posterior, effects = self.guide.param_dict, module.effects
+        effects.mask_logit.copy_(posterior["q_mask_logits"])
+        if "q_E_loc" in posterior:
+            effects.mean.copy_(posterior["q_E_loc"])
+            effects.log_sd.copy_(torch.log(posterior["q_E_log_scale"].exp() + self.guide.var_eps))
+            return
+        network = self.guide.embedding_encoder
+        (first,) = network.mlp.layers
+        effects.mask_input.weight.copy_(first[0].weight[:, :N_LATENT])
+        effects.mask_input.bias.copy_(first[0].bias)
+        effects.row_input.copy_(first[0].weight[:, N_LATENT:].T)
+        effects.head.weight.copy_(torch.cat([network.mean_encoder.weight, network.log_var_encoder.weight]))
+        effects.head.bias.copy_(torch.cat([network.mean_encoder.bias, network.log_var_encoder.bias]))
 
 
 def _copy_linear(to: torch.nn.Linear, source: torch.nn.Linear) -> None:
