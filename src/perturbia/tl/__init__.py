@@ -13,6 +13,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "energy_distances": ["edistance"],
         "energy_testing": ["etest"],
         "learning_curves": ["learning_curve"],
+        "intervention_transfer": ["transfer_interventions"],
         "latent_alignment": ["align_latents"],
         "latent_rotation": ["sparse_rotation"],
         "mechanism_tree": ["clade_of", "mechanisms"],
