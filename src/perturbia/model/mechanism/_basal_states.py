@@ -92,7 +92,9 @@ def prior_covariates(model: LatentShiftModel, n_cells: int, *, library_size: flo
             cat_covs=zeros.expand(-1, len(n_cats)) if n_cats else None,
             cont_covs=torch.zeros((n_cells, n_cont), device=reference.device) if n_cont else None,
         )
-    controls = model._control_cells(model.adata, np.arange(model.adata.n_obs))
-    obs = model.adata.obs.iloc[np.resize(controls, n_cells)]
+    every = np.arange(model.adata.n_obs)
+    # screens without controls lend the covariates of all their cells
+    controls = np.flatnonzero(np.diff(model._registered_dosage(model.adata, every).indptr) == 0)
+    obs = model.adata.obs.iloc[np.resize(controls if len(controls) else every, n_cells)]
     observed = covariates_of(model, obs)
     return Covariates(library, observed.batch_index, observed.cat_covs, observed.cont_covs)
