@@ -22,7 +22,7 @@ from perturbia.metrics import effect_correlation
 
 SETUP = {"layer": "counts", "perturbation_key": "perturbation", "batch_key": "replicate"}
 QUIET = {"enable_progress_bar": False, "accelerator": "cpu"}
-FORMS = {"shifts alone": {}, "with target effects": {"target_effect": True}}
+FORMS = {"shifts alone": {"target_effect": False}, "with target effects": {"target_effect": True}}
 
 
 def trained(adata, steps: int, init: dict) -> pb.model.SAMSVAE:

@@ -118,7 +118,7 @@ def test_own_targets_are_found(tmp_path) -> None:
     for i in range(4):
         own[500 + 150 * i : 650 + 150 * i, i] = -2.0 if i < 3 else 0.0
     adata = screen_of(latent, labels, own=own)
-    model, plain = trained_on(adata.copy(), target_effect=True), trained_on(adata.copy())
+    model, plain = trained_on(adata.copy()), trained_on(adata.copy(), target_effect=False)
     found = model.get_target_effects()
     assert found["feature"].tolist() == found.index.tolist() == ["g0", "g1", "g2", "g3"]
     np.testing.assert_allclose(found["shift"], [-2, -2, -2, 0], atol=0.5)
@@ -342,7 +342,7 @@ def test_the_published_guide_finds_effects(pairs: ad.AnnData, tmp_path) -> None:
         ({"interactions": ["P01+P99"]}, LabelError, r"interactions: .* got 'P01\+P99'"),
         ({"target_effect": True}, LabelError, "target_effect: expected perturbations that are named after a feature"),
         ({"target_effect": {"P01": "nothing"}}, LabelError, "target_effect: expected registered .* got 'nothing'"),
-        ({"target_effect": "yes"}, LabelError, "target_effect: expected a truth value or a mapping"),
+        ({"target_effect": "yes"}, LabelError, "target_effect: expected 'auto', a truth value or a mapping"),
         ({"perturbation_embedding": np.ones((2, 2))}, LabelError, "perturbation_embedding: expected a data frame"),
         (
             {"perturbation_embedding": np.ones((4, 2)), "mask_prior": "beta"},

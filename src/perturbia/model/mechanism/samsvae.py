@@ -87,8 +87,9 @@ class SAMSVAE(ShiftModel):
     interaction_prior_prob
         Prior probability that a pair moves a latent; sparser than that of its members.
     target_effect
-        Let each perturbation act on its own target's expression directly, beyond its shift: `True` for perturbations
-        named after a feature, or a mapping of perturbations to features (:meth:`get_target_effects`).
+        Let each perturbation act on its own target's expression directly, beyond its shift: ``"auto"``, or `True`, for
+        perturbations named after a feature (`True` insists that there are some), `False`, or a mapping of perturbations to
+        features (:meth:`get_target_effects`).
     perturbation_embedding
         Features of perturbations, a data frame indexed by name or an array with a row for each. Perturbations
         without training cells are then expected to do what those with like features did, in place of nothing.
@@ -136,7 +137,7 @@ class SAMSVAE(ShiftModel):
         dose_response: DoseResponse = "linear",
         interactions: Sequence[str] | Literal["none", "observed"] = "none",
         interaction_prior_prob: float = 0.01,
-        target_effect: bool | Mapping[str, str] = False,
+        target_effect: bool | Literal["auto"] | Mapping[str, str] = "auto",
         perturbation_embedding: pd.DataFrame | np.ndarray | None = None,
         n_particles: int = 1,
         temperature: float = 1.0,
@@ -147,6 +148,9 @@ class SAMSVAE(ShiftModel):
             global_update = "closed_form" if basal_encoder in {"residual", "informed"} else "gradient"
         # as labels: a model that is loaded without data has to find the same pairs
         interactions = self._read_interactions(interactions)
+        if target_effect == "auto":
+            # settled by the data that the model is made of: an extended model keeps what this one has
+            target_effect = not set(self.perturbations).isdisjoint(self.get_var_names())
         self.global_update = global_update
         self.seed = seed
         registered = registered_perturbations(self.registry)
