@@ -44,3 +44,12 @@ def test_rates_fall_on_a_cosine_to_zero() -> None:
         optimizer.step()
         schedule.step()
     np.testing.assert_allclose(rates, [1, 0.5 + 8**-0.5, 0.5, 0.5 - 8**-0.5, 0, 0], atol=1e-9)
+
+
+def test_divergences_warm_up_over_a_share_of_the_steps() -> None:
+    assert PerturbationTrainingPlan(Module(), n_steps=400, kl_warmup=0.25).n_steps_kl_warmup == 100
+    assert PerturbationTrainingPlan(Module(), n_steps=400).n_steps_kl_warmup is None
+    assert PerturbationTrainingPlan(Module(), n_steps=400).kl_weight == 1.0
+    assert PerturbationTrainingPlan(Module(), n_steps=400, kl_warmup=0.25).kl_weight == 0.0
+    with pytest.raises(ValueError, match="kl_warmup: expected a share of the training between 0 and 1, got 2"):
+        PerturbationTrainingPlan(Module(), n_steps=400, kl_warmup=2)

@@ -44,6 +44,9 @@ class PerturbationTrainingPlan(TrainingPlan):
         Learning rate of treatment-level parameters relative to `lr`.
     n_steps
         Length of the cosine schedule in optimiser steps; ``None`` keeps the rates constant.
+    kl_warmup
+        Share of `n_steps` over which the weight of divergences rises from zero to one. Strong shifts make the divergence
+        dear before there is anything to explain them, and a latent that has gone silent does not come back.
     **kwargs
         Further arguments of :class:`scvi.train.TrainingPlan`.
     """
@@ -59,9 +62,15 @@ class PerturbationTrainingPlan(TrainingPlan):
         point_lr: float = 2e-2,
         global_lr_factor: float = 1.0,
         n_steps: int | None = None,
+        kl_warmup: float = 0.0,
         n_epochs_kl_warmup: int | None = None,
         **kwargs: object,
     ) -> None:
+        if not 0 <= kl_warmup <= 1:
+            msg = f"kl_warmup: expected a share of the training between 0 and 1, got {kl_warmup!r}."
+            raise ValueError(msg)
+        if kl_warmup and n_steps is not None:
+            kwargs.setdefault("n_steps_kl_warmup", max(1, round(kl_warmup * n_steps)))
         self.dispersion_lr = dispersion_lr
         self.point_lr = point_lr
         self.global_lr_factor = global_lr_factor

@@ -192,7 +192,9 @@ def target_genes(
         return None
     mapping = {name: name for name in names} if target_effect is True else target_effect
     if not isinstance(mapping, Mapping):
-        msg = f"target_effect: expected 'auto', a truth value or a mapping of perturbations to features, got {mapping!r}."
+        msg = (
+            f"target_effect: expected 'auto', a truth value or a mapping of perturbations to features, got {mapping!r}."
+        )
         raise LabelError(msg)
     place = {str(feature): i for i, feature in enumerate(features)}
     if target_effect is not True:

@@ -166,7 +166,8 @@ class SVAE(ShiftModel):
         spike_width
             Width of shifts that count as none; ``"em"`` estimates it.
         plan_kwargs
-            Arguments of the training plan; the learning rate is 0.002 unless given.
+            Arguments of the training plan; divergences rise over the first quarter of the training unless `kl_warmup` is
+            given.
         **kwargs
             Further arguments of :meth:`SAMSVAE.train`.
 
@@ -181,7 +182,7 @@ class SVAE(ShiftModel):
             update_every=update_every,
             sparsify_at=sparsify_at,
             spike_width=spike_width,
-            plan_kwargs={"lr": 2e-3, **(plan_kwargs or {})},
+            plan_kwargs={"kl_warmup": 0.25, **(plan_kwargs or {})},
             **kwargs,
         )
 
