@@ -28,6 +28,12 @@ def test_every_model_and_data_set_can_be_cited():
         assert keys(pb.cite(getattr(pb.model, name)))[0] == "perturbia"
     for name in ("papalexi", "norman", "tapseq", "datlinger"):
         assert len(keys(pb.cite(getattr(pb.datasets, name)))) == 2
+    for name, paper in (
+        ("simulate_svae", "lopez2023"),
+        ("simulate_sams", "bereket2023"),
+        ("simulate_comparative", "lopez2024"),
+    ):
+        assert keys(pb.cite(getattr(pb.datasets, name))) == ["perturbia", paper]
     for name, study in (
         ("norman_2019", "norman2019"),
         ("replogle_2022_k562_essential", "replogle2022"),

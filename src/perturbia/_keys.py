@@ -44,8 +44,16 @@ LAYER_LOWER = "lower"
 LAYER_UPPER = "upper"
 UNS_RESULT = "perturbia"
 
-# written by simulators
+# written by simulators; the values of groups
 UNS_TRUTH = "truth"
+OBSM_TRUTH_BASAL = "truth_basal"
+OBSM_TRUTH_LATENT = "truth_latent"
+OBSM_TRUTH_SHARED = "truth_shared"
+OBSM_TRUTH_SALIENT = "truth_salient"
+LAYER_TRUTH_MEAN = "truth_mean"
+OBS_HELD_OUT = "held_out"
+OBS_GROUP = "group"
+GROUP_VALUES = ("background", "target")
 
 # written by loaders of public screens
 UNS_SOURCE = "source"

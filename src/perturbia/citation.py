@@ -24,6 +24,31 @@ _ENTRIES: dict[str, tuple[str, dict[str, str]]] = {
             "archiveprefix": "arXiv",
         },
     ),
+    "lopez2023": (
+        "inproceedings",
+        {
+            "author": "Lopez, Romain and Tagasovska, Nata{\\v{s}}a and Ra, Stephen and Cho, Kyunghyun and "
+            "Pritchard, Jonathan K. and Regev, Aviv",
+            "title": "Learning Causal Representations of Single Cells via Sparse Mechanism Shift Modeling",
+            "booktitle": "Conference on Causal Learning and Reasoning",
+            "pages": "662--691",
+            "year": "2023",
+            "eprint": "2211.03553",
+            "archiveprefix": "arXiv",
+        },
+    ),
+    "lopez2024": (
+        "inproceedings",
+        {
+            "author": "Lopez, Romain and Huetter, Jan-Christian and Hajiramezanali, Ehsan and Pritchard, Jonathan and "
+            "Regev, Aviv",
+            "title": "Toward the Identifiability of Comparative Deep Generative Models",
+            "booktitle": "Conference on Causal Learning and Reasoning",
+            "year": "2024",
+            "eprint": "2401.15903",
+            "archiveprefix": "arXiv",
+        },
+    ),
     "gayoso2022": (
         "article",
         {
@@ -205,6 +230,9 @@ _SOURCES: dict[str, tuple[str, ...]] = {
     "norman_2019": ("norman2019", "peidli2024"),
     "replogle_2022_k562_essential": ("replogle2022", "peidli2024"),
     "papalexi_2021": ("papalexi2021", "peidli2024"),
+    "simulate_svae": ("lopez2023",),
+    "simulate_sams": ("bereket2023",),
+    "simulate_comparative": ("lopez2024",),
     "edistance": ("szekely2013",),
     "etest": ("szekely2013", "peidli2024"),
     "scanpy": ("wolf2018",),

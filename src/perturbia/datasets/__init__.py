@@ -9,6 +9,9 @@ __getattr__, __dir__, __all__ = _lazy.attach(
     submod_attrs={
         "bundled_screens": ["datlinger", "norman", "papalexi", "tapseq"],
         "public_screens": ["norman_2019", "papalexi_2021", "replogle_2022_k562_essential"],
+        "comparative_simulator": ["simulate_comparative"],
+        "sams_simulator": ["simulate_sams"],
         "screen_simulator": ["simulate_screen"],
+        "svae_simulator": ["simulate_svae"],
     },
 )

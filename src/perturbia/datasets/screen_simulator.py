@@ -11,6 +11,7 @@ import pandas as pd
 from scipy import sparse
 
 from perturbia import _keys
+from perturbia.datasets._simulated_anndata import gene_names, perturbation_names
 from perturbia.perturbation import Perturbation, dosage_labels, dosage_matrix
 
 if TYPE_CHECKING:
@@ -149,8 +150,7 @@ def simulate_screen(
     """
     _check(locals())
     rng = np.random.default_rng(seed)
-    width = len(str(n_perturbations))
-    names = [f"P{i + 1:0{max(2, width)}d}" for i in range(n_perturbations)]
+    names = perturbation_names(n_perturbations)
     masks = rng.random((n_perturbations, n_latent)) < mask_prob
     masks[np.arange(n_perturbations), rng.integers(0, n_latent, n_perturbations)] = True
     effects = masks * rng.normal(0, effect_scale, masks.shape)
@@ -269,11 +269,7 @@ def _true_effects(
 
     control = expected(np.zeros(effects.shape[1]))
     ate = np.stack([expected(offset) - control for offset in offsets])
-    return pd.DataFrame(ate, index=pd.Index(observed, name=None), columns=_gene_names(n_genes))
-
-
-def _gene_names(n_genes: int) -> list[str]:
-    return [f"gene_{i + 1:0{len(str(n_genes))}d}" for i in range(n_genes)]
+    return pd.DataFrame(ate, index=pd.Index(observed, name=None), columns=gene_names(n_genes))
 
 
 def _as_anndata(
@@ -294,10 +290,10 @@ def _as_anndata(
         index=[f"cell_{i + 1}" for i in range(len(labels))],
     )
     matrix = sparse.csr_matrix(counts)
-    adata = AnnData(matrix, obs=obs, var=pd.DataFrame(index=_gene_names(counts.shape[1])))
+    adata = AnnData(matrix, obs=obs, var=pd.DataFrame(index=gene_names(counts.shape[1])))
     adata.layers["counts"] = matrix.copy()
-    adata.obsm["truth_basal"] = basal.astype(np.float32)
-    adata.obsm["truth_latent"] = latent.astype(np.float32)
+    adata.obsm[_keys.OBSM_TRUTH_BASAL] = basal.astype(np.float32)
+    adata.obsm[_keys.OBSM_TRUTH_LATENT] = latent.astype(np.float32)
     adata.uns[_keys.UNS_TRUTH] = {
         "names": np.array(names),
         "masks": masks,
