@@ -210,6 +210,7 @@ _ENTRIES: dict[str, tuple[str, dict[str, str]]] = {
 _MODEL = ("gayoso2022", "virshup2024")
 _SOURCES: dict[str, tuple[str, ...]] = {
     "SAMSVAE": ("bereket2023", *_MODEL),
+    "ComparativeVAE": ("lopez2024", *_MODEL),
     "NoChange": _MODEL,
     "Mean": _MODEL,
     "MeanSameOrder": _MODEL,

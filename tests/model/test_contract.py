@@ -419,7 +419,7 @@ def test_size_factors_are_read(recipe, screen) -> None:
 
 def test_other_scales(recipe, screen) -> None:
     screen.X = np.log1p(screen.X.toarray())
-    init = {"gene_likelihood": "normal"} if recipe.name == "SAMSVAE" else {}
+    init = {"gene_likelihood": "normal"} if recipe.name in {"SAMSVAE", "ComparativeVAE"} else {}
     trained = recipe.fit(screen, scale="zscore", init=init)
     assert "counts" not in trained.capabilities
     predicted = trained.predict(None, SEEN)

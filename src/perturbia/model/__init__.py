@@ -20,6 +20,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "baseline.nearest": ["Nearest"],
         "baseline.no_change": ["NoChange"],
         "baseline.ridge": ["Ridge"],
+        "comparative.comparative_vae": ["ComparativeVAE"],
         "mechanism.samsvae": ["SAMSVAE"],
     },
 )
