@@ -18,9 +18,8 @@ os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = os.environ[
 import logging
 import time
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import anndata as ad
 import numpy as np
 import pandas as pd
 import torch
@@ -28,6 +27,9 @@ from _tables import paired, publish, summarise, to_markdown
 
 import perturbia as pb
 from perturbia.metrics import linear_r2
+
+if TYPE_CHECKING:
+    import anndata as ad
 
 SCENARIOS: dict[str, dict[str, Any]] = {
     "counts, piece-wise affine": {},

@@ -12,6 +12,7 @@ from perturbia import _keys
 from perturbia.model.base._arguments import check_choice, check_positive_integer
 from perturbia.model.comparative._latent_blocks import LatentBlockModel
 from perturbia.model.mechanism._basal_states import covariates_of
+from perturbia.model.mechanism._expression_methods import ExpressionMethods
 from perturbia.model.mechanism._normalized_expression import Readout
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ _ACTIVE = 0.01
 
 class CellReadouts(LatentBlockModel):
     """Getters of comparative models."""
+
+    _checked_library = ExpressionMethods._checked_library
 
     def get_latent_representation(
         self,
@@ -118,7 +121,7 @@ class CellReadouts(LatentBlockModel):
         if library is not None:
             obs[_keys.OBS_LIBRARY] = library
         covariates = covariates_of(self, obs)
-        readout = Readout(np.arange(self.summary_stats.n_vars), library_size)
+        readout = Readout(np.arange(self.summary_stats.n_vars), self._checked_library(library_size))
         values = np.zeros((len(chosen), self.summary_stats.n_vars), dtype=np.float32)
         rng, size = np.random.default_rng(seed), batch_size or 512
         for _ in range(n_samples):

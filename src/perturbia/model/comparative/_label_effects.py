@@ -46,6 +46,8 @@ def estimate_ate(
     scale = checked_scale(model, scale)
     dosage = queries_of(model, perturbations)
     module, unit = model.module, 1 / np.log(2) if scale == "perturbseq" else 1.0
+    if module.effects is None and dosage.nnz:
+        model._read_query(model.perturbations[0])  # says what the model lacks
     z, covariates = basal_states(model, "control", n_cells, seed)
     z[:, module.n_shared :] = 0.0
     generator = torch.Generator().manual_seed(seed)

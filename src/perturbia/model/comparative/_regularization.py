@@ -116,7 +116,9 @@ class Multiplier:
     mean: float = field(default=math.nan, init=False)
 
     def update(self, value: float, level: float) -> None:
-        """See the value of a step, and move the weight by how far the mean is from the level."""
+        """See the value of a step, and move the weight by how far the mean is from the level, if there is one."""
+        if not (level > 0 and math.isfinite(value)):
+            return
         self.mean = value if math.isnan(self.mean) else self.decay * self.mean + (1 - self.decay) * value
         excess = min(max(self.mean / level - 1, -1.0), 1.0)
         moved = self.weight * math.exp(self.rate * (excess if self.raises else -excess))
