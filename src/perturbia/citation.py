@@ -223,6 +223,7 @@ _SOURCES: dict[str, tuple[str, ...]] = {
     "CPAVAE": ("bereket2023", *_MODEL),
     "ConditionalVAE": ("sohn2015", "bereket2023", *_MODEL),
     "SVAE": ("lopez2023", *_MODEL),
+    "ComparativeVAE": ("lopez2024", *_MODEL),
     "NoChange": _MODEL,
     "Mean": _MODEL,
     "MeanSameOrder": _MODEL,

@@ -52,6 +52,11 @@ RECIPES = [
     Recipe("SAMSVAE", {"n_latent": 3, "n_hidden": 16}, {"max_steps": 30, "batch_size": 64, **QUIET}),
     Recipe("CPAVAE", {"n_latent": 3, "n_hidden": 16}, {"max_steps": 30, "batch_size": 64, **QUIET}),
     Recipe("ConditionalVAE", {"n_latent": 3, "n_hidden": 16}, {"max_steps": 30, "batch_size": 64, **QUIET}),
+    Recipe(
+        "ComparativeVAE",
+        {"n_latent_shared": 3, "n_latent_salient": 2, "n_hidden": 16, "n_layers": 1, "salient_prior": "label"},
+        {"max_steps": 30, "n_restarts": 1, "batch_size": 64, **QUIET},
+    ),
     Recipe("NoChange"),
     Recipe("Mean"),
     Recipe("MeanSameOrder"),

@@ -132,25 +132,34 @@ class RegisteredModel(BaseModelClass):
         setup_method_args = cls._get_setup_method_args(
             **{k: v for k, v in locals().items() if k not in {"adata", "kwargs"}}, adata=adata
         )
-        check_columns(adata, setup_method_args[_SETUP_ARGS_KEY])
         if control is None and not cls._may_lack_controls:
             msg = f"control: expected the label of control cells, got None; {cls.__name__} measures effects from them."
             raise ControlError(msg)
-        check_minified(adata, cls)
-        if not lacks_features(adata):
-            check_features(adata, layer, scale)
         perturbations = PerturbationField(
             perturbation_key, perturbation_obsm_key, dose_key=dose_key, control=control, sep=sep
         )
+        cls._register(adata, setup_method_args, perturbations, **kwargs)
+
+    @classmethod
+    def _register(
+        cls, adata: ad.AnnData, setup_method_args: dict, perturbations: PerturbationField, **kwargs: object
+    ) -> None:
+        """Check everything, then write: registration once the perturbations are known."""
+        arguments = setup_method_args[_SETUP_ARGS_KEY]
+        layer = arguments["layer"]
+        check_columns(adata, arguments)
+        check_minified(adata, cls)
+        if not lacks_features(adata):
+            check_features(adata, layer, arguments["scale"])
         fields = [
             # first, because it refuses bad labels before any other field has written
             perturbations,
             # every value has been checked above; the check of scvi-tools reads a few, and knows no sparse arrays
             LayerField(REGISTRY_KEYS.X_KEY, layer, is_count_data=False),
-            CategoricalObsField(REGISTRY_KEYS.BATCH_KEY, batch_key),
-            NumericalObsField(REGISTRY_KEYS.SIZE_FACTOR_KEY, size_factor_key, required=False),
-            CategoricalJointObsField(REGISTRY_KEYS.CAT_COVS_KEY, categorical_covariate_keys),
-            NumericalJointObsField(REGISTRY_KEYS.CONT_COVS_KEY, continuous_covariate_keys),
+            CategoricalObsField(REGISTRY_KEYS.BATCH_KEY, arguments["batch_key"]),
+            NumericalObsField(REGISTRY_KEYS.SIZE_FACTOR_KEY, arguments["size_factor_key"], required=False),
+            CategoricalJointObsField(REGISTRY_KEYS.CAT_COVS_KEY, arguments["categorical_covariate_keys"]),
+            NumericalJointObsField(REGISTRY_KEYS.CONT_COVS_KEY, arguments["continuous_covariate_keys"]),
             *minified_fields(adata),
         ]
         manager = ScreenManager(fields=fields, setup_method_args=setup_method_args)

@@ -106,6 +106,7 @@ class PerturbationTrainingPlan(TrainingPlan):
         if "kl_weight" in self.loss_kwargs:
             self.loss_kwargs["kl_weight"] = self.kl_weight
         self.last_inference, _, output = self.forward(batch, loss_kwargs=self.loss_kwargs)
+        self.last_output = output
         n = output.n_obs_minibatch
         self._epoch_sums += torch.stack(
             [

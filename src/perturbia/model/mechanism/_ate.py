@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from perturbia.model.mechanism._readout import Covariates
     from perturbia.perturbation.value import Query
 
-__all__ = ["estimate_ate"]
+__all__ = ["Contrast", "checked_scale", "estimate_ate", "queries_of"]
 
 #: Basal states at a time: memory does not grow with their number.
 _BLOCK = 512
@@ -55,8 +55,8 @@ def estimate_ate(
     check_choice("base", base, ("control", "prior"))
     check_positive_integer("n_cells", n_cells)
     _check_draws(n_draws, interval)
-    scale = _checked_scale(model, scale)
-    dosage = _queries(model, perturbations)
+    scale = checked_scale(model, scale)
+    dosage = queries_of(model, perturbations)
     unit = 1 / np.log(2) if scale == "perturbseq" else 1.0
     logarithmic = model.module.is_count_model and scale in {"log1p_cp10k", "perturbseq"}
     z, covariates = basal_states(model, base, n_cells, seed)
@@ -65,7 +65,7 @@ def estimate_ate(
     deviations, bounds = None, None
     for start in range(0, len(z), _BLOCK):
         rows = slice(start, start + _BLOCK)
-        contrast = _Contrast(model, z[rows], covariates.rows(rows), noise, log_normalized=logarithmic)
+        contrast = Contrast(model, z[rows], covariates.rows(rows), noise, log_normalized=logarithmic)
         for i, query in enumerate(_each_row(dosage)):
             difference = unit * contrast.of_mean(query)
             moments[0, i] += difference.sum(0).double().cpu().numpy()
@@ -89,7 +89,7 @@ def estimate_ate(
     return stamp(out, kind="effect", ur_id=model.ur_id, model=model._kind, scale=scale, seed=seed)
 
 
-class _Contrast:
+class Contrast:
     """The same basal states with and without a perturbation: covariates, noise and count tables are shared."""
 
     def __init__(
@@ -141,7 +141,7 @@ class _Contrast:
 
 
 def _posterior_spread(
-    contrast: _Contrast, dosage: sparse.csr_matrix, unit: float, n_draws: int, interval: float | None, seed: int
+    contrast: Contrast, dosage: sparse.csr_matrix, unit: float, n_draws: int, interval: float | None, seed: int
 ) -> tuple[np.ndarray, list[np.ndarray] | None]:
     """Standard deviations over draws of masks and embeddings, and the bounds of a central interval."""
     shape = (dosage.shape[0], contrast.control.shape[1])
@@ -176,7 +176,8 @@ def _check_draws(n_draws: int, interval: float | None) -> None:
         raise ValueError(msg)
 
 
-def _checked_scale(model: LatentShiftModel, scale: str | None) -> str:
+def checked_scale(model: LatentShiftModel, scale: str | None) -> str:
+    """Scale of effects, the default for `None`."""
     possible = ("log1p_cp10k", "perturbseq", "counts") if model.module.is_count_model else (model.scale,)
     chosen = possible[0] if scale in {None, "registered"} else scale
     if chosen not in possible:
@@ -185,7 +186,7 @@ def _checked_scale(model: LatentShiftModel, scale: str | None) -> str:
     return chosen
 
 
-def _queries(model: LatentShiftModel, perturbations: Sequence[Query] | None) -> sparse.csr_matrix:
+def queries_of(model: LatentShiftModel, perturbations: Sequence[Query] | None) -> sparse.csr_matrix:
     """Dosage of the queries, or of every perturbation in the registered data."""
     if perturbations is not None:
         return model._query_matrix(perturbations)
