@@ -43,7 +43,7 @@ def sparse_rotation(
 
     Effects are a least-squares fit of the coordinates on the dosage matrix :math:`D`, controls at the origin,
 
-    .. math:: E = \arg\min \sum_i \lVert z_i - o - \textstyle\sum_t d_{it} e_t \rVert^2, \qquad
+    .. math:: E = \arg\min \sum_i \lVert z_i - o - \sum_t d_{it} e_t \rVert^2, \qquad
               R = \arg\min_{R^\top R = I} \sum_{tl} |(\bar E R)_{tl}|
 
     with rows of :math:`\bar E` scaled to unit length. The origin :math:`o` is the mean of the control cells; without
