@@ -59,16 +59,19 @@ def publish(
     note: str = "Medians over runs, lowest and highest in brackets.",
     write: bool = True,
     script: str | None = None,
+    device: str = "CPU, one thread",
 ) -> None:
     """Print the tables and write them where the documentation includes them, unless a part of them is missing.
 
     `script` is the file that made them where it has another name than they have.
     """
-    command = " ".join(["python", f"benchmarks/{script or name}.py", *sys.argv[1:]])
+    # files of one machine say nothing to the reader: their names do
+    arguments = [Path(argument).name if "/" in argument else argument for argument in sys.argv[1:]]
+    command = " ".join(["python", f"benchmarks/{script or name}.py", *arguments])
     libraries = ", ".join(f"{package} {version(package)}" for package in packages)
     head = (
         f"Made on {date.today().isoformat()} by `{command}`; Python {platform.python_version()}, {libraries}, "
-        f"CPU, one thread. {note}"
+        f"{device}. {note}"
     )
     text = "\n\n".join([head, *parts]) + "\n"
     if write:

@@ -15,36 +15,15 @@ import time
 import numpy as np
 import pandas as pd
 import torch
+from _judge import Judge
 from _tables import paired, publish, summarise, to_markdown
 
 import perturbia as pb
-from perturbia.metrics import effect_correlation, effect_r2, top_gene_correlation
-from perturbia.stats import half_split, limited_translation
+from perturbia.stats import limited_translation
 
 OURS, COMBINED = "SAMS-VAE", "SAMS-VAE + shrunken residual"
 PATHWAY = ["IFNGR1", "IFNGR2", "JAK2", "STAT1"]
 SCORES = ["r", "R2", "top20_r", "cpu_s"]
-
-
-class Judge:
-    """Observed effects of the held-out cells, whole and in halves."""
-
-    def __init__(self, adata, seed: int) -> None:
-        held_out = adata[adata.obs["pb_split"] == "test"]
-        first = half_split(held_out.obs["perturbation"].to_numpy().astype(str), seed=seed)
-        self.whole = pb.tl.effects(held_out.copy(), layer="counts")
-        self.halves = [pb.tl.effects(held_out[part].copy(), layer="counts").X for part in (first, ~first)]
-        self.names = list(self.whole.obs_names)
-
-    def score(self, predicted: np.ndarray) -> dict[str, float]:
-        """Pearson r, R2 and r over top genes, all knock-outs together."""
-        one, two = self.halves
-        top = [top_gene_correlation(a, predicted, selection=b) for a, b in ((one, two), (two, one))]
-        return {
-            "r": effect_correlation(self.whole.X, predicted),
-            "R2": effect_r2(self.whole.X, predicted),
-            "top20_r": float(np.mean(top)),
-        }
 
 
 def pathway_grouped(effects: pd.DataFrame) -> tuple[bool, float, float]:

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import torch
+from _judge import Judge
 from _tables import publish, to_markdown
-from papalexi_denoising import Judge
 from simulated_doubles import score
 
 import perturbia as pb

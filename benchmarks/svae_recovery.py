@@ -4,21 +4,17 @@
 per cell, or per gene as the published code does. "then turned" is `tl.sparse_rotation` of the trained model's latents, with
 the two-means cut of the turned group means as targets.
 
-Run with `python benchmarks/svae_recovery.py [--data-seeds 3] [--model-seeds 2] [--steps 4000] [--published-steps 4000]`;
-`--runs FILE` keeps finished runs and goes on from them.
+Run with `python benchmarks/svae_recovery.py [--data-seeds 3] [--model-seeds 2] [--steps 4000] [--long-steps 50000]`.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-import warnings
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
-import torch
+from _runs import add_arguments, make_runs
 from _tables import publish, summarise, to_markdown
 
 import perturbia as pb
@@ -28,13 +24,14 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 QUIET: dict[str, Any] = {"enable_progress_bar": False, "accelerator": "cpu"}
-#: Name, options of the model, options of the training, whether the latents are turned afterwards as well.
-METHODS: list[tuple[str, dict[str, Any], dict[str, Any], bool]] = [
-    ("SVAE", {}, {}, False),
-    ("SVAE, no rotation", {}, {"rotation": "none"}, True),
-    ("published sVAE+, K = 2", {"inference": "straight_through"}, {}, True),
-    ("published iVAE", {"inference": "straight_through", "sparsity": "none"}, {}, True),
-]
+OURS, PUBLISHED = "SVAE", "published sVAE+, K = 2"
+#: Options of the model, options of the training, whether the latents are turned afterwards as well.
+METHODS: dict[str, tuple[dict[str, Any], dict[str, Any], bool]] = {
+    OURS: ({}, {}, False),
+    "SVAE, no rotation": ({}, {"rotation": "none"}, True),
+    PUBLISHED: ({"inference": "straight_through"}, {}, True),
+    "published iVAE": ({"inference": "straight_through", "sparsity": "none"}, {}, True),
+}
 SCORES = ["MCC", "linear R2", "F1, p > .5", "F1, gap"]
 
 
@@ -62,56 +59,54 @@ def turned(adata: AnnData, latent: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return adata.obsm["X_svae_rotated"], (size > ordered[best]).astype(np.float32)
 
 
-def run(form: str, method: tuple, data_seed: int, model_seed: int, steps: int, published_steps: int) -> list[dict]:
+def run(form: str, method: str, data: int, seed: int, steps: int) -> list[dict[str, Any]]:
     """Scores of one trained model, and of its latents turned afterwards."""
-    name, init, train, turn = method
-    screen = pb.datasets.simulate_svae(normalize=form, seed=data_seed)
+    init, train, turn = METHODS[method]
+    screen = pb.datasets.simulate_svae(normalize=form, seed=data)
     adata = screen[~screen.obs["held_out"].to_numpy()].copy()
     pb.model.SVAE.setup_anndata(adata, layer="counts", perturbation_key="perturbation", control=None)
-    model = pb.model.SVAE(adata, n_latent=15, seed=model_seed, **init)
+    model = pb.model.SVAE(adata, n_latent=15, seed=seed, **init)
     started = time.process_time()
-    steps = published_steps if name.startswith("published") else steps
     model.train(max_steps=steps, split_key=None, train_size=1.0, **train, **QUIET)
     seconds = time.process_time() - started
     latent = model.get_latent_representation()
     targets, strong = (model.get_intervention_targets(min_effect=cut).to_numpy() for cut in (None, "gap"))
-    base = {"form": form, "data": data_seed, "seed": model_seed, "steps": steps}
-    rows = [{**base, "method": name, **scores(adata, latent, targets, strong), "cpu_s": seconds}]
+    rows = [{"row": method, **scores(adata, latent, targets, strong), "cpu_s": seconds}]
     if turn:
         latent, strong = turned(adata, latent)
         found = {**scores(adata, latent, strong, strong), "F1, p > .5": np.nan}
-        rows.append({**base, "method": f"{name}, then turned", **found, "cpu_s": seconds})
+        rows.append({"row": f"{method}, then turned", **found, "cpu_s": seconds})
     return rows
 
 
 def main() -> None:
-    """Run what is missing and publish the table."""
+    """Run what is missing and publish the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-seeds", type=int, default=3)
-    parser.add_argument("--model-seeds", type=int, default=2)
+    parser.add_argument("--model-seeds", type=int, default=2, help="of our inference; the other rows have one")
     parser.add_argument("--steps", type=int, default=4000)
-    parser.add_argument("--published-steps", type=int, default=4000)
+    parser.add_argument("--long-steps", type=int, default=0, help="one more run of two methods, this long")
     parser.add_argument("--forms", nargs="+", choices=["cell", "gene_legacy"], default=["cell", "gene_legacy"])
-    parser.add_argument("--runs", type=Path, default=None)
+    add_arguments(parser)
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    warnings.simplefilter("ignore")
-    done = pd.read_csv(options.runs).to_dict("records") if options.runs is not None and options.runs.exists() else []
-    finished = {(row["form"], row["method"], row["data"], row["seed"]) for row in done}
-    for form in options.forms:
-        for model_seed in range(options.model_seeds):
-            for method in METHODS if model_seed == 0 else METHODS[:1]:
-                for data_seed in range(options.data_seeds):
-                    if (form, method[0], data_seed, model_seed) in finished:
-                        continue
-                    done += run(form, method, data_seed, model_seed, options.steps, options.published_steps)
-                    print(done[-1], flush=True)
-                    if options.runs is not None:
-                        pd.DataFrame(done).to_csv(options.runs, index=False)
-    table = summarise(pd.DataFrame(done), ["form", "method"], [*SCORES, "cpu_s"])
+    tasks = [
+        {"form": form, "method": method, "data": data, "seed": seed, "steps": options.steps}
+        for seed in range(options.model_seeds)
+        for form in options.forms
+        for method in (METHODS if seed == 0 else [OURS])
+        for data in range(options.data_seeds)
+    ]
+    if options.long_steps:
+        tasks += [
+            {"form": options.forms[0], "method": method, "data": 0, "seed": 0, "steps": options.long_steps}
+            for method in (PUBLISHED, OURS)
+        ]
+    table = make_runs(run, tasks, runs=options.runs, jobs=options.jobs)
+    table["method"] = table.pop("row")
     parts = []
-    for form in options.forms:
-        parts += [f"**Counts normalised by `{form}`**", to_markdown(table.loc[form])]
+    for (steps, form), part in table.groupby(["steps", "form"], sort=False):
+        title = f"**Counts normalised by `{form}`, {steps:,} steps**"
+        parts += [title, to_markdown(summarise(part, ["method"], [*SCORES, "cpu_s"]))]
     publish("svae_recovery", parts, note="Medians over data and model seeds, lowest and highest in brackets.")
 
 
