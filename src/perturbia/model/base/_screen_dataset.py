@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,18 +16,50 @@ from perturbia.model.base._minified import lacks_features
 from perturbia.model.base._minified_fields import MINIFIED_FIELDS, minified_fields
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from anndata import AnnData
 
 __all__ = ["ScreenDataset", "ScreenManager", "treatment_slots"]
 
-#: Features of the chosen cells are made dense once if they take no more than this many bytes.
+#: Features of the chosen cells are made dense once if they take no more than this many bytes of main memory.
 DENSE_BYTES = 2**28
+#: The same as a share of the free memory of a GPU, whose cells are then never sent there again.
+DENSE_SHARE = 0.5
+_CHUNK_CELLS = 16_384
 
 
 class ScreenManager(AnnDataManager):
     """scvi-tools' manager, whose loaders read a :class:`ScreenDataset`."""
+
+    #: Dense features of all cells, while something holds them.
+    held: torch.Tensor | None = None
+
+    @contextmanager
+    def holding(self, device: torch.device) -> Iterator[None]:
+        """Datasets made meanwhile share one dense tensor of features on `device`, and yield tensors there, if it fits."""
+        self.held = self._dense_on(device)
+        try:
+            yield
+        finally:
+            self.held = None
+
+    def _dense_on(self, device: torch.device) -> torch.Tensor | None:
+        """Features of all cells on a device; None without features, from a file, or where they are too many."""
+        entry = self.data_registry.get(REGISTRY_KEYS.X_KEY)
+        if entry is None or self.adata.isbacked or lacks_features(self.adata):
+            return None
+        values = self.get_from_registry(REGISTRY_KEYS.X_KEY)
+        n_bytes, room = values.shape[0] * values.shape[1] * 4, DENSE_BYTES
+        if device.type == "cuda":
+            room = int(DENSE_SHARE * torch.cuda.mem_get_info(device)[0])
+        if n_bytes > room:
+            return None
+        dense = torch.empty(values.shape, dtype=torch.float32, device=device)
+        for first in range(0, len(dense), _CHUNK_CELLS):
+            chunk = slice(first, first + _CHUNK_CELLS)
+            dense[chunk] = _as_dense(values[chunk]).to(device)
+        return dense
 
     def create_torch_dataset(
         self,
@@ -58,7 +91,8 @@ class ScreenDataset(AnnTorchDataset):
 
     Rows of a sparse matrix are costly to cut out one batch at a time: the features of the chosen cells become a dense
     tensor once where :data:`DENSE_BYTES` allow it, and are read batch by batch where not, or from a file. Everything
-    but the features is small, and held.
+    but the features is small, and held. While a training holds them (:meth:`ScreenManager.holding`), features of all cells
+    are one tensor, on the device of the training, and nothing is made dense or sent again.
 
     Parameters
     ----------
@@ -77,7 +111,13 @@ class ScreenDataset(AnnTorchDataset):
         # minified data have none, and their empty matrix must not pass for counts
         self._has_features = REGISTRY_KEYS.X_KEY in self.keys_and_dtypes and not lacks_features(manager.adata)
         self._held = self._hold()
-        self._features = self._dense_features()
+        self._shared = manager.held if self._has_features and isinstance(manager, ScreenManager) else None
+        if self._shared is None:
+            self._features = self._dense_features()
+        else:
+            device = self._shared.device
+            self._held = {key: values.to(device) for key, values in self._held.items()}
+            self._rows = torch.from_numpy(self.indices).to(device)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -92,12 +132,15 @@ class ScreenDataset(AnnTorchDataset):
                 return values[first : last + 1]
         else:
             order = torch.from_numpy(chosen)
+            order = order if self._shared is None else order.to(self._shared.device)
 
             def take(values: torch.Tensor) -> torch.Tensor:
                 return values.index_select(0, order)
 
         tensors = {key: take(value) for key, value in self._held.items()}
-        if self._features is not None:
+        if self._shared is not None:
+            tensors[REGISTRY_KEYS.X_KEY] = self._shared.index_select(0, take(self._rows))
+        elif self._features is not None:
             tensors[REGISTRY_KEYS.X_KEY] = take(self._features)
         elif self._has_features:
             tensors[REGISTRY_KEYS.X_KEY] = self._read_features(self.indices[chosen])
@@ -132,12 +175,13 @@ class ScreenDataset(AnnTorchDataset):
         values = self.data[REGISTRY_KEYS.X_KEY]
         if self.adata_manager.adata.isbacked:
             rising, place = np.unique(positions, return_inverse=True)
-            rows = values[rising]
-            rows = (rows.toarray() if sparse.issparse(rows) else np.asarray(rows))[place]
-        else:
-            rows = values[positions]
-            rows = rows.toarray() if sparse.issparse(rows) else np.asarray(rows)
-        return torch.from_numpy(np.ascontiguousarray(rows.astype(np.float32, copy=False)))
+            return _as_dense(values[rising])[torch.from_numpy(place)]
+        return _as_dense(values[positions])
+
+
+def _as_dense(values: Any) -> torch.Tensor:
+    rows = values.toarray() if sparse.issparse(values) else np.asarray(values)
+    return torch.from_numpy(np.ascontiguousarray(rows.astype(np.float32, copy=False)))
 
 
 def treatment_slots(dosage: sparse.csr_matrix) -> tuple[np.ndarray, np.ndarray]:

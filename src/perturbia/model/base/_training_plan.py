@@ -114,19 +114,19 @@ class PerturbationTrainingPlan(TrainingPlan):
                 output.reconstruction_loss_sum.detach(),
                 output.kl_local_sum.detach(),
                 output.kl_global_sum.detach() * n,
-                torch.tensor(float(n), device=self.device),
             ]
         )
+        self._epoch_cells += n
         return output.loss
 
     def on_train_epoch_start(self) -> None:
         """Empty the sums of the curves."""
-        self._epoch_sums = torch.zeros(5, device=self.device)
+        self._epoch_sums = torch.zeros(4, device=self.device)
+        self._epoch_cells = 0
 
     def on_train_epoch_end(self) -> None:
         """Log the curves of the epoch under the names of scvi-tools."""
-        *sums, n = self._epoch_sums
-        loss, reconstruction, kl_local, kl_global = (value / n for value in sums)
+        loss, reconstruction, kl_local, kl_global = self._epoch_sums / self._epoch_cells
         curves = {
             "reconstruction_loss_train": reconstruction,
             "kl_local_train": kl_local,

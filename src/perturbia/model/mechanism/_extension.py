@@ -81,7 +81,8 @@ def _copy_weights(model: ShiftModel, new: ShiftModel) -> None:
         for name, value in new.module.state_dict().items():
             if name in _ROWS:
                 # tables of treatments alone end before the pairs
-                value[torch.from_numpy(rows[: len(theirs[name])]).to(value.device)] = theirs[name]
+                known = torch.from_numpy(rows[: len(theirs[name])])
+                value[known.to(value.device)] = theirs[name].to(value.device)
             else:
                 value.copy_(theirs[name])
         if new.module.effects.mask_prior.kind == "learned":

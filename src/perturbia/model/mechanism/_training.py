@@ -7,12 +7,13 @@ import logging
 import math
 import os
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
+import scvi
 import torch
-from scvi.model._utils import use_distributed_sampler
+from scvi.model._utils import parse_device_args, use_distributed_sampler
 from scvi.model.base import UnsupervisedTrainingMixin
 
 from perturbia import _keys
@@ -29,6 +30,7 @@ from perturbia.model.mechanism._update_schedule import UpdateSchedule
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from contextlib import AbstractContextManager
 
     import lightning.pytorch as pl
     from anndata import AnnData
@@ -220,12 +222,30 @@ class MechanismTraining(UnsupervisedTrainingMixin):
             # scvi-tools wants every cell in some part: those that a split leaves out stand among the test cells for it
             left_out = np.setdiff1d(np.arange(self.adata.n_obs), np.concatenate(splits[:2]))
             options["datasplitter_kwargs"]["external_indexing"] = [*splits[:2], left_out]
-        with _quiet_third_parties(), torch.random.fork_rng():
+        with self._features_held(**options), _quiet_third_parties(), torch.random.fork_rng():
             # processes of a distributed training draw noise of their own
             torch.manual_seed(self.seed + int(os.environ.get("LOCAL_RANK", "0")))
             super().train(**options)
         if splits is not None:
             self.test_indices = splits[2]
+
+    def _features_held(
+        self,
+        *,
+        accelerator: str = "auto",
+        devices: int | list[int] | str = "auto",
+        strategy: object = None,
+        datasplitter_kwargs: dict,
+        **_: object,
+    ) -> AbstractContextManager:
+        """Features where they train, if they fit there; in main memory if workers or several processes read them."""
+        if self.adata is None:
+            return nullcontext()
+        device = parse_device_args(accelerator, devices, return_device="torch")[2]
+        reads_itself = not (use_distributed_sampler(strategy) or scvi.settings.dl_num_workers)
+        if device.type != "cuda" or not reads_itself or datasplitter_kwargs.keys() & {"pin_memory", "num_workers"}:
+            device = torch.device("cpu")
+        return self.adata_manager.holding(device)
 
     def _train_steps(
         self,
