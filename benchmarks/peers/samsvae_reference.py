@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
     from anndata import AnnData
 
-    from perturbia.model.mechanism._samsvae_module import SAMSVAEModule
+    from perturbia.model.mechanism._mechanism_module import MechanismModule
 
 N_LATENT, N_HIDDEN, N_LAYERS, MASK_PRIOR = 20, 128, 1, 0.1
 BATCH_SIZE, N_PARTICLES, LR, CLIP = 128, 5, 2e-3, 100.0
@@ -171,7 +171,7 @@ class Reference:
         return float((logits["q_mask_logits"] > 0).float().mean()) if "q_mask_logits" in logits else 1.0
 
     @torch.no_grad()
-    def copy_into(self, module: SAMSVAEModule) -> None:
+    def copy_into(self, module: MechanismModule) -> None:
         """Write networks, dispersions, masks, embeddings and statistics of a form of SAMS-VAE into a module of ours.
 
         Its network of q(E given M) has residual connections from the second layer on, which ours has not, so that one

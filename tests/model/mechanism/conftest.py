@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import perturbia as pb
-from perturbia.model.mechanism._samsvae_module import SAMSVAEModule
+from perturbia.model.mechanism._mechanism_module import MechanismModule
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,13 +40,13 @@ def oracle() -> ModuleType:
 
 
 @pytest.fixture
-def random_module() -> Callable[..., SAMSVAEModule]:
+def random_module() -> Callable[..., MechanismModule]:
     """A module of which every weight and buffer is random: 5 features, 3 treatments, 2 latents unless told."""
 
-    def make(*, seed: int = 0, n_input: int = 5, n_treatments: int = 3, **switches: Any) -> SAMSVAEModule:
+    def make(*, seed: int = 0, n_input: int = 5, n_treatments: int = 3, **switches: Any) -> MechanismModule:
         generator = torch.Generator().manual_seed(seed)
         switches = {"n_latent": 2, "n_hidden": 7, **switches}
-        module = SAMSVAEModule(n_input, n_treatments, **switches)
+        module = MechanismModule(n_input, n_treatments, **switches)
         with torch.no_grad():
             for name, value in sorted(module.state_dict().items()):
                 if "prior" in name:

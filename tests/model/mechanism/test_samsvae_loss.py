@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import ModuleType
 
-    from perturbia.model.mechanism._samsvae_module import SAMSVAEModule
+    from perturbia.model.mechanism._mechanism_module import MechanismModule
 
 N_CELLS, N_OBS = 11, 40
 PRIOR = {"mask_prior_prob": 0.15, "embedding_prior_scale": 1.7}
@@ -59,7 +59,7 @@ def a_batch(*, counts: bool, covariates: bool, size_factor: bool) -> dict[str, t
 
 
 def check_against(
-    oracle: ModuleType, module: SAMSVAEModule, tensors: dict[str, torch.Tensor], switches: dict[str, Any]
+    oracle: ModuleType, module: MechanismModule, tensors: dict[str, torch.Tensor], switches: dict[str, Any]
 ) -> None:
     torch.manual_seed(5)
     inference, generative, output = module(tensors, loss_kwargs={"kl_weight": 0.6, "n_obs": N_OBS})

@@ -10,7 +10,7 @@ from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
 from torch import nn
 from torch.distributions import Normal, kl_divergence
 
-from perturbia.model.mechanism._samsvae_module import SAMSVAEModule
+from perturbia.model.mechanism._mechanism_module import MechanismModule
 from perturbia.nn import DiagonalGaussianEncoder, GivenTreatments, LabelMeans, LikelihoodDecoder, TreatmentDesign
 
 if TYPE_CHECKING:
@@ -29,15 +29,15 @@ class ComparativeModule(BaseModuleClass):
 
     Groups are numbered: 0 is the background, in which :math:`s = 0` exactly, and each target group has a block of
     :math:`s` of its own, the others held at 0. Parts that all autoencoders of this package have in common, the reading of
-    a minibatch and the likelihood, are those of :class:`SAMSVAEModule`.
+    a minibatch and the likelihood, are those of :class:`MechanismModule`.
     """
 
-    is_count_model = SAMSVAEModule.is_count_model
-    given = staticmethod(SAMSVAEModule.given)
-    standardize = SAMSVAEModule.standardize
-    _covariates = staticmethod(SAMSVAEModule._covariates)
-    _categories = staticmethod(SAMSVAEModule._categories)
-    _log_likelihood = SAMSVAEModule._log_likelihood
+    is_count_model = MechanismModule.is_count_model
+    given = staticmethod(MechanismModule.given)
+    standardize = MechanismModule.standardize
+    _covariates = staticmethod(MechanismModule._covariates)
+    _categories = staticmethod(MechanismModule._categories)
+    _log_likelihood = MechanismModule._log_likelihood
     input_mean: torch.Tensor
     input_sd: torch.Tensor
     n_treated: torch.Tensor

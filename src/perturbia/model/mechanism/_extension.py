@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
-    from perturbia.model.mechanism._samsvae_module import SAMSVAEModule
+    from perturbia.model.mechanism._mechanism_module import MechanismModule
     from perturbia.model.mechanism._shift_model import ShiftModel
 
 __all__ = ["extend", "fit_new_rows", "known_rows"]
@@ -131,7 +131,7 @@ def fit_new_rows(
         module.settle_effects(torch.from_numpy(fresh).to(new.device))
 
 
-def _rows_by_gradient(module: SAMSVAEModule, fresh: np.ndarray) -> dict[str, np.ndarray]:
+def _rows_by_gradient(module: MechanismModule, fresh: np.ndarray) -> dict[str, np.ndarray]:
     """Parameters that gradients move, with the rows that may."""
     rows = {}
     for name, parameter in module.named_parameters():

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from perturbia.model.mechanism._encoded_cells import EncodedCells
     from perturbia.model.mechanism._feature_prior import FeaturePrior
-    from perturbia.model.mechanism._samsvae_module import SAMSVAEModule
+    from perturbia.model.mechanism._mechanism_module import MechanismModule
     from perturbia.model.mechanism._update_schedule import UpdateSchedule
 
 __all__ = ["ClosedFormUpdates", "Rotation"]
@@ -64,7 +64,7 @@ class ClosedFormUpdates(pl.Callback):
 
     def __init__(
         self,
-        module: SAMSVAEModule,
+        module: MechanismModule,
         cells: EncodedCells,
         dosage: sparse.csr_matrix,
         *,

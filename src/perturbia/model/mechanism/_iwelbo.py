@@ -10,13 +10,13 @@ from torch.distributions import Normal
 from perturbia.model.mechanism._seeds import mixed_seed
 
 if TYPE_CHECKING:
-    from perturbia.model.mechanism._samsvae_module import SAMSVAEModule
+    from perturbia.model.mechanism._mechanism_module import MechanismModule
 
 __all__ = ["iwelbo_of_batch"]
 
 
 def iwelbo_of_batch(
-    module: SAMSVAEModule,
+    module: MechanismModule,
     tensors: dict[str, torch.Tensor],
     *,
     n_particles: int,

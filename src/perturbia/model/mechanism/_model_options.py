@@ -11,7 +11,7 @@ import torch
 from perturbia.errors import LabelError, ScaleError, shorten
 from perturbia.model.base._arguments import check_choice, check_positive_integer
 from perturbia.model.mechanism._effects import EmbeddingGuide
-from perturbia.model.mechanism._samsvae_module import BasalEncoder, GlobalKL, GlobalUpdate, SAMSVAEModule
+from perturbia.model.mechanism._mechanism_module import BasalEncoder, GlobalKL, GlobalUpdate, MechanismModule
 from perturbia.nn.decoder import Likelihood
 from perturbia.nn.mask_prior import MaskPriorKind
 from perturbia.nn.treatment_design import DoseResponse
@@ -61,7 +61,7 @@ _DEFAULTS: dict[str, Any] = {
 }
 
 
-def build_module(model: LatentShiftModel, switches: Mapping[str, Any], *, seed: int, **options: Any) -> SAMSVAEModule:
+def build_module(model: LatentShiftModel, switches: Mapping[str, Any], *, seed: int, **options: Any) -> MechanismModule:
     """Module for the registered data of a model, its initial weights drawn under `seed`.
 
     Parameters
@@ -84,7 +84,7 @@ def build_module(model: LatentShiftModel, switches: Mapping[str, Any], *, seed: 
     stats = model.summary_stats
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return SAMSVAEModule(
+        return MechanismModule(
             n_input=stats.n_vars,
             n_treatments=len(model.perturbations),
             n_batch=stats.n_batch,

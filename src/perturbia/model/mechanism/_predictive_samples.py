@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from perturbia.model.mechanism._latent_shift import LatentShiftModel
-    from perturbia.model.mechanism._samsvae_module import SAMSVAEModule
+    from perturbia.model.mechanism._mechanism_module import MechanismModule
 
 __all__ = ["replicate_cells"]
 
@@ -50,7 +50,9 @@ def replicate_cells(
     return replicate if (np.diff(order) == 1).all() else replicate[np.argsort(order)]
 
 
-def _draw(module: SAMSVAEModule, tensors: dict[str, torch.Tensor], effect: torch.Tensor, *, basal: str) -> torch.Tensor:
+def _draw(
+    module: MechanismModule, tensors: dict[str, torch.Tensor], effect: torch.Tensor, *, basal: str
+) -> torch.Tensor:
     """Features of a batch of cells under one draw of the effects `(T, n_latent)`."""
     given = module.given(tensors)
     called = module.design(given)

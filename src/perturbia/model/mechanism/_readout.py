@@ -11,7 +11,7 @@ from scipy.special import gammaincinv, roots_legendre
 from perturbia.nn import ExpectedLogCounts, GivenTreatments, gamma_quantile_draws
 
 if TYPE_CHECKING:
-    from perturbia.model.mechanism._samsvae_module import SAMSVAEModule
+    from perturbia.model.mechanism._mechanism_module import MechanismModule
 
 __all__ = ["Covariates", "common_noise", "expected_features", "predictive_moments"]
 
@@ -43,12 +43,12 @@ class Covariates:
     def _design(self) -> dict[str, torch.Tensor | None]:
         return {"batch_index": self.batch_index, "cat_covs": self.cat_covs, "cont_covs": self.cont_covs}
 
-    def decode(self, module: SAMSVAEModule, z: torch.Tensor) -> Any:
+    def decode(self, module: MechanismModule, z: torch.Tensor) -> Any:
         """Distribution of the features for latents `(..., n, n_latent)`."""
         return module.generative(z, self.library, **self._design(), given=self.given)["px"]
 
 
-def common_noise(module: SAMSVAEModule, n_cells: int, generator: torch.Generator) -> torch.Tensor | None:
+def common_noise(module: MechanismModule, n_cells: int, generator: torch.Generator) -> torch.Tensor | None:
     """Over-dispersion factors `(n_cells, n_features)` to share between conditions, None without over-dispersion."""
     if module.gene_likelihood not in {"nb", "zinb"}:
         return None
@@ -67,7 +67,7 @@ def expected_features(px: Any, noise: torch.Tensor | None, layer: ExpectedLogCou
 
 
 def predictive_moments(
-    module: SAMSVAEModule,
+    module: MechanismModule,
     mean: torch.Tensor,
     sd: torch.Tensor,
     covariates: Covariates,
@@ -114,7 +114,7 @@ def _log_moments(
     return first, second
 
 
-def _gamma_quadrature(module: SAMSVAEModule, n_nodes: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _gamma_quadrature(module: MechanismModule, n_nodes: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Nodes and weights `(n_nodes, n_features)` of the unit-mean Gamma; a point mass without over-dispersion.
 
     Gauss-Legendre over quantiles: the logarithm of counts is far from a polynomial in the Gamma factor, where

@@ -13,7 +13,7 @@ from scvi import REGISTRY_KEYS
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from perturbia.model.mechanism._samsvae_module import SAMSVAEModule
+    from perturbia.model.mechanism._mechanism_module import MechanismModule
     from perturbia.nn import GivenTreatments
 
 __all__ = ["ReferenceStatistics"]
@@ -45,7 +45,7 @@ class ReferenceStatistics:
     control_library: np.ndarray
 
     @classmethod
-    def gather(cls, batches: Iterable[dict[str, torch.Tensor]], module: SAMSVAEModule) -> ReferenceStatistics:
+    def gather(cls, batches: Iterable[dict[str, torch.Tensor]], module: MechanismModule) -> ReferenceStatistics:
         """Read minibatches once and accumulate in double precision; `module` knows what its features are."""
         counts, n = module.is_count_model, 0
         total = squared = raw = torch.zeros((), dtype=torch.float64)
@@ -78,7 +78,7 @@ class ReferenceStatistics:
             control_library=library[is_control] if is_control.any() else library,
         )
 
-    def write(self, module: SAMSVAEModule, *, restart: bool = True) -> None:
+    def write(self, module: MechanismModule, *, restart: bool = True) -> None:
         """Store the statistics in the module's buffers and start its decoder at the mean profile.
 
         Without `restart`, networks that have been trained keep their bias and the standardisation they know.

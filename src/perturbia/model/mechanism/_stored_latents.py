@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from perturbia.model.mechanism._latent_shift import LatentShiftModel
-    from perturbia.model.mechanism._samsvae_module import SAMSVAEModule
+    from perturbia.model.mechanism._mechanism_module import MechanismModule
 
 __all__ = [
     "check_whose_latents",
@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 
-def guide_of_batch(module: SAMSVAEModule, tensors: dict[str, torch.Tensor], offset: torch.Tensor | None) -> Normal:
+def guide_of_batch(module: MechanismModule, tensors: dict[str, torch.Tensor], offset: torch.Tensor | None) -> Normal:
     """Guide of a minibatch; what was stored of it where there are no features to encode."""
     if REGISTRY_KEYS.X_KEY in tensors:
         return module.encode(tensors[REGISTRY_KEYS.X_KEY], offset, **module._covariates(tensors))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from perturbia.model.mechanism._latent_shift import LatentShiftModel
+from perturbia.model.mechanism._mechanism_module import MechanismModule
 from perturbia.model.mechanism._model_options import build_module
-from perturbia.model.mechanism._samsvae_module import SAMSVAEModule
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -61,7 +61,7 @@ class ConditionalVAE(LatentShiftModel):
     in the form of the baseline of Bereket and Karaletsos (2023).
     """
 
-    _module_cls = SAMSVAEModule
+    _module_cls = MechanismModule
 
     def __init__(
         self,

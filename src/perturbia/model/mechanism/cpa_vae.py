@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from perturbia.model.mechanism._mechanism_module import MechanismModule
 from perturbia.model.mechanism._model_options import build_module
-from perturbia.model.mechanism._samsvae_module import SAMSVAEModule
 from perturbia.model.mechanism._shift_model import ShiftModel
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from perturbia.model.mechanism._samsvae_module import BasalEncoder, GlobalKL, GlobalUpdate
+    from perturbia.model.mechanism._mechanism_module import BasalEncoder, GlobalKL, GlobalUpdate
     from perturbia.nn.decoder import Likelihood
     from perturbia.nn.treatment_design import DoseResponse
 
@@ -77,7 +77,7 @@ class CPAVAE(ShiftModel):
     variational autoencoder. NeurIPS. Section 5, baselines.
     """
 
-    _module_cls = SAMSVAEModule
+    _module_cls = MechanismModule
 
     def __init__(
         self,

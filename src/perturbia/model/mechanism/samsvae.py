@@ -11,8 +11,8 @@ from perturbia import _keys
 from perturbia.model.base._arguments import check_choice
 from perturbia.model.base._embedding import read_embedding
 from perturbia.model.mechanism._feature_prior import FeaturePrior
+from perturbia.model.mechanism._mechanism_module import MechanismModule
 from perturbia.model.mechanism._model_options import build_module, interacting_pairs, observed_pairs, target_genes
-from perturbia.model.mechanism._samsvae_module import SAMSVAEModule
 from perturbia.model.mechanism._shift_model import ShiftModel
 from perturbia.perturbation.field import registered_perturbations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from perturbia.model.mechanism._effects import EmbeddingGuide
-    from perturbia.model.mechanism._samsvae_module import BasalEncoder, GlobalKL, GlobalUpdate
+    from perturbia.model.mechanism._mechanism_module import BasalEncoder, GlobalKL, GlobalUpdate
     from perturbia.nn.decoder import Likelihood
     from perturbia.nn.mask_prior import MaskPriorKind
     from perturbia.nn.treatment_design import DoseResponse
@@ -116,7 +116,7 @@ class SAMSVAE(ShiftModel):
     variational autoencoder. NeurIPS.
     """
 
-    _module_cls = SAMSVAEModule
+    _module_cls = MechanismModule
 
     def __init__(
         self,

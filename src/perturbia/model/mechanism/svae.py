@@ -10,8 +10,8 @@ import torch
 from perturbia import _keys
 from perturbia.errors import UnsupportedQuery
 from perturbia.model.base._arguments import check_choice
+from perturbia.model.mechanism._mechanism_module import MechanismModule
 from perturbia.model.mechanism._model_options import build_module
-from perturbia.model.mechanism._samsvae_module import SAMSVAEModule
 from perturbia.model.mechanism._shift_model import ShiftModel
 from perturbia.model.mechanism._training_cells import SplitCells
 
@@ -96,7 +96,7 @@ class SVAE(ShiftModel):
     single cells via sparse mechanism shift modeling. CLeaR.
     """
 
-    _module_cls = SAMSVAEModule
+    _module_cls = MechanismModule
     _may_lack_controls = True
 
     def __init__(

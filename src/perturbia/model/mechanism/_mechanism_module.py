@@ -1,4 +1,4 @@
-"""Torch module of SAMS-VAE: additive sparse effects in latent space, three ways to infer them."""
+"""Torch module of the mechanism family: effects of perturbations in latent space, and the ways to infer them."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ if TYPE_CHECKING:
     from perturbia.nn.straight_through_effects import Sparsity
     from perturbia.nn.treatment_design import DoseResponse
 
-__all__ = ["BasalEncoder", "GlobalKL", "GlobalUpdate", "SAMSVAEModule"]
+__all__ = ["BasalEncoder", "GlobalKL", "GlobalUpdate", "MechanismModule"]
 
 BasalEncoder = Literal["residual", "informed", "correlated", "mean_field"]
 GlobalUpdate = Literal["closed_form", "gradient"]
 GlobalKL = Literal["closed", "plated"]
 
 
-class SAMSVAEModule(BaseModuleClass):
-    r"""Sparse additive mechanism shift variational autoencoder.
+class MechanismModule(BaseModuleClass):
+    r"""Variational autoencoder whose perturbations shift latents, or are read by its networks (`condition`).
 
     The generative model is common to all switches,
 
