@@ -213,15 +213,13 @@ def _mark_single_place(ax: Axes, points: np.ndarray, background: str) -> None:
     """Mark a background that is one point, as it is in salient latents: targets would hide it."""
     if len(points) > 1 and np.allclose(points, points[0], rtol=0, atol=1e-9):
         ax.scatter(points[:1, 0], points[:1, 1], marker="+", s=110, c=INK, linewidths=1.6, zorder=4)
-        beside: dict[str, Any] = {
-            "xytext": (9, 6),
-            "textcoords": "offset points",
-            "fontsize": 8,
-            "color": INK,
-            "zorder": 4,
-        }
+        # towards the middle, so that the words stay within the panel
+        side = 1 if points[0, 0] < np.mean(ax.get_xlim()) else -1
+        style: dict[str, Any] = {"fontsize": 8, "color": INK, "zorder": 4, "ha": "left" if side > 0 else "right"}
         frame: dict[str, Any] = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.75}
-        ax.annotate(f"{background}, all cells", points[0], bbox=frame, **beside)
+        ax.annotate(
+            f"{background}, all cells", points[0], xytext=(9 * side, 6), textcoords="offset points", bbox=frame, **style
+        )
 
 
 def _explain(figure: Figure, ax: Axes, image: Any, paint: _Paint, color: str) -> None:
