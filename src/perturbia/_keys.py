@@ -44,6 +44,11 @@ LAYER_LOWER = "lower"
 LAYER_UPPER = "upper"
 UNS_RESULT = "perturbia"
 
+# written by tl.mechanisms, when asked for
+VARM_LOADINGS = "loadings"
+UNS_FEATURES = "features"
+UNS_ENRICHMENT = "enrichment"
+
 # written by simulators; the values of groups
 UNS_TRUTH = "truth"
 OBSM_TRUTH_BASAL = "truth_basal"

@@ -10,6 +10,8 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "calibration_plot": ["calibration"],
         "effect_agreement": ["scatter_effects"],
         "latent_space": ["latent"],
+        "stability_points": ["latent_stability"],
+        "shared_salient_panels": ["shared_salient"],
         "mechanism_map": ["mechanisms"],
         "predictive_check_plot": ["ppc"],
         "report_page": ["report"],

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from perturbia.pl._methods import check_names
-from perturbia.pl._style import FAINT, INK, MUTED, PALETTE, colours_of, new_axes
+from perturbia.pl._cell_groups import groups_to_colour, legend_beside, panel, point_size
+from perturbia.pl._style import FAINT, INK, MUTED, colours_of, new_axes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -82,15 +82,12 @@ def latent(
     labels = adata.obs[color].astype(str).to_numpy()
     controls = {control} if isinstance(control, str) else set(control)
     drawn = np.isfinite(points).all(axis=1)
-    names, count = np.unique(labels[drawn], return_counts=True)
-    if groups is None:
-        others = [name for name in names[np.argsort(-count, kind="stable")] if name not in controls]
-        groups = sorted(others[: len(PALETTE)])
-    elif groups := list(groups):
-        groups = check_names(groups, np.unique(labels), argument="groups", of=f"categories of obs[{color!r}]")
+    groups = groups_to_colour(
+        labels, groups, drawn=drawn, greys=controls, argument="groups", of=f"categories of obs[{color!r}]"
+    )
     ax = new_axes(ax, size=(5.2, 4.4))
-    colours = colours_of(list(groups))
-    size = size if size is not None else float(np.clip(30_000 / max(drawn.sum(), 1), 1.5, 20))
+    colours = colours_of(groups)
+    size = size if size is not None else point_size(drawn.sum())
     grey = drawn & ~np.isin(labels, list(colours))
     is_control = np.isin(labels, list(controls - set(colours)))
     style: dict[str, Any] = {"linewidths": 0, "rasterized": True}
@@ -100,17 +97,16 @@ def latent(
     ax.scatter(
         points[rows, 0], points[rows, 1], s=1.6 * size, c=[colours[name] for name in labels[rows]], alpha=0.8, **style
     )
-    present = set(names)
+    present = set(labels[drawn])
     for name, colour in colours.items():
         if name in present:
             ax.scatter([], [], s=25, c=colour, label=name)
     axis = basis.removeprefix("X_").replace("_", " ")
     axis = axis.upper() if axis in {"umap", "pca", "tsne"} else axis
-    ax.set(title=title or color, xlabel=f"{axis} 1", ylabel=f"{axis} 2", xticks=[], yticks=[])
+    ax.set(title=title or color, xlabel=f"{axis} 1", ylabel=f"{axis} 2")
     ax.title.set_color(INK)
-    for spine in ax.spines.values():
-        spine.set_color(FAINT)
-    ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=8, handletextpad=0.2)
+    panel(ax)
+    legend_beside(ax)
     return ax
 
 

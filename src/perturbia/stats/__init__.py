@@ -22,6 +22,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "rank_sum_test": ["RankSumTest", "rank_sum"],
         "ridge": ["DosageFit", "dosage_ridge"],
         "rotation": ["sparse_rotation", "varimax"],
+        "set_rank_test": ["SetEnrichment", "set_enrichment"],
         "shrinkage": [
             "ShrunkenEffects",
             "adaptive_shrinkage",

@@ -15,6 +15,8 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "learning_curves": ["learning_curve"],
         "intervention_transfer": ["transfer_interventions"],
         "latent_alignment": ["align_latents"],
+        "gene_set_testing": ["latent_enrichment"],
+        "loading_estimates": ["latent_loadings"],
         "latent_rotation": ["sparse_rotation"],
         "mechanism_tree": ["clade_of", "mechanisms"],
         "observed_effects": ["effects"],
