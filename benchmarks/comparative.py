@@ -26,7 +26,7 @@ from _runs import add_arguments, make_runs
 from _tables import paired, publish, summarise, to_markdown
 
 import perturbia as pb
-from perturbia.metrics import linear_r2
+from perturbia.metrics import block_r2
 
 if TYPE_CHECKING:
     import anndata as ad
@@ -79,12 +79,13 @@ def populations(seed: int, *, n_background: int = 3000, n_target: int = 3000, **
 
 def score(adata: ad.AnnData, cells: np.ndarray, shared: np.ndarray, salient: np.ndarray) -> dict[str, float]:
     """R2 of both true blocks from both encoded ones."""
-    z, s = adata.obsm["truth_shared"][cells], adata.obsm["truth_salient"][cells]
+    truth = {"shared": adata.obsm["truth_shared"][cells], "salient": adata.obsm["truth_salient"][cells]}
+    table = block_r2(truth, {"shared": shared, "salient": salient})
     return {
-        "z": linear_r2(z, shared),
-        "s": linear_r2(s, salient),
-        "s from z": linear_r2(s, shared),
-        "z from s": linear_r2(z, salient),
+        "z": table.loc["shared", "shared"],
+        "s": table.loc["salient", "salient"],
+        "s from z": table.loc["salient", "shared"],
+        "z from s": table.loc["shared", "salient"],
     }
 
 

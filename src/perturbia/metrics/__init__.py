@@ -8,6 +8,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
     __name__,
     submod_attrs={
         "baseline_scaling": ["scale_to_baseline"],
+        "block_recovery": ["block_r2"],
         "centroid_ranking": ["centroid_accuracy"],
         "cluster_agreement": ["clustering_agreement"],
         "correlation": ["effect_correlation", "top_gene_correlation", "top_genes"],
