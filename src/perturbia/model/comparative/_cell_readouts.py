@@ -10,6 +10,7 @@ import torch
 
 from perturbia import _keys
 from perturbia.model.base._arguments import check_choice, check_positive_integer
+from perturbia.model.base._latent_answer import latent_answer
 from perturbia.model.comparative._latent_blocks import LatentBlockModel
 from perturbia.model.mechanism._basal_states import covariates_of
 from perturbia.model.mechanism._expression_methods import ExpressionMethods
@@ -68,12 +69,9 @@ class CellReadouts(LatentBlockModel):
         mean, sd, _ = self._encode_in_order(adata, chosen, batch_size, encode=self._encode_blocks)
         n = self.module.n_shared
         columns = {"shared": slice(0, n), "salient": slice(n, None), "both": slice(None)}[kind]
-        mean, sd = mean[:, columns], sd[:, columns]
-        if return_dist:
-            return mean, sd**2
-        if give_mean:
-            return mean
-        return mean + sd * np.random.default_rng(self.seed).standard_normal(mean.shape, dtype=np.float32)
+        return latent_answer(
+            mean[:, columns], sd[:, columns], give_mean=give_mean, return_dist=return_dist, seed=self.seed
+        )
 
     @torch.inference_mode()
     def get_normalized_expression(

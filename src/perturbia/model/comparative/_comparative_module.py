@@ -11,6 +11,7 @@ from torch import nn
 from torch.distributions import Normal, kl_divergence
 
 from perturbia.model.mechanism._mechanism_module import MechanismModule
+from perturbia.model.mechanism._reference_statistics import hold_statistics
 from perturbia.nn import DiagonalGaussianEncoder, GivenTreatments, LabelMeans, LikelihoodDecoder, TreatmentDesign
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class ComparativeModule(BaseModuleClass):
     is_count_model = MechanismModule.is_count_model
     given = staticmethod(MechanismModule.given)
     standardize = MechanismModule.standardize
+    _get_inference_input = MechanismModule._get_inference_input
     _covariates = staticmethod(MechanismModule._covariates)
     _categories = staticmethod(MechanismModule._categories)
     _log_likelihood = MechanismModule._log_likelihood
@@ -78,10 +80,7 @@ class ComparativeModule(BaseModuleClass):
         # which salient latents a group has, one row a group
         rows = torch.arange(n_groups + 1)[:, None] - 1
         self.register_buffer("block", (rows == torch.arange(self.n_salient) // self.n_per_group).float())
-        self.register_buffer("input_mean", torch.zeros(n_input))
-        self.register_buffer("input_sd", torch.ones(n_input))
-        self.register_buffer("n_treated", torch.zeros(n_treatments))
-        self.register_buffer("reference_library", torch.full((64,), 1e4))
+        hold_statistics(self, n_input, n_treatments)
 
     @property
     def n_latent(self) -> int:
@@ -97,14 +96,6 @@ class ComparativeModule(BaseModuleClass):
     def group(self, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
         """Number of the group of each cell of a minibatch."""
         return self.group_of(self.given(tensors))
-
-    def _get_inference_input(self, tensors: dict, **_: object) -> dict:
-        return {
-            "x": tensors[REGISTRY_KEYS.X_KEY],
-            "given": self.given(tensors),
-            "size_factor": tensors.get(REGISTRY_KEYS.SIZE_FACTOR_KEY),
-            **self._covariates(tensors),
-        }
 
     def _get_generative_input(self, tensors: dict, inference_outputs: dict, **_: object) -> dict:
         return {

@@ -14,6 +14,7 @@ from scvi.model.base import VAEMixin
 
 from perturbia import _keys
 from perturbia.model.base._arguments import check_choice, check_positive_integer
+from perturbia.model.base._latent_answer import latent_answer
 from perturbia.model.base._minified import is_minified, require_features
 from perturbia.model.base._result import stamp
 from perturbia.model.base.perturbation_model import PerturbationModel
@@ -98,11 +99,7 @@ class LatentShiftModel(ExpressionMethods, MinifiedMode, MechanismTraining, VAEMi
             mean, sd = self._encode_in_order(adata, chosen, batch_size, encode=self._encode_totals)
         else:
             mean, sd, _ = self._encode_in_order(adata, chosen, batch_size)
-        if return_dist:
-            return mean, sd**2
-        if give_mean:
-            return mean
-        return mean + sd * np.random.default_rng(self.seed).standard_normal(mean.shape, dtype=np.float32)
+        return latent_answer(mean, sd, give_mean=give_mean, return_dist=return_dist, seed=self.seed)
 
     @torch.inference_mode()
     def get_iwelbo(

@@ -11,6 +11,7 @@ from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
 
 from perturbia import _keys
 from perturbia.model.mechanism._effects import Effects, EmbeddingGuide, make_effects
+from perturbia.model.mechanism._reference_statistics import hold_statistics
 from perturbia.nn import (
     CorrelatedEffects,
     DiagonalGaussianEncoder,
@@ -118,10 +119,7 @@ class MechanismModule(BaseModuleClass):
             temperature=temperature,
         )
         self.target_shift = None if target_genes is None else TargetShift(target_genes)
-        self.register_buffer("input_mean", torch.zeros(n_input))
-        self.register_buffer("input_sd", torch.ones(n_input))
-        self.register_buffer("n_treated", torch.zeros(self.design.n_rows))
-        self.register_buffer("reference_library", torch.full((64,), 1e4))
+        hold_statistics(self, n_input, self.design.n_rows)
 
     @property
     def is_count_model(self) -> bool:

@@ -13,10 +13,22 @@ from scvi import REGISTRY_KEYS
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from torch import nn
+
     from perturbia.model.mechanism._mechanism_module import MechanismModule
     from perturbia.nn import GivenTreatments
 
-__all__ = ["ReferenceStatistics"]
+__all__ = ["ReferenceStatistics", "hold_statistics"]
+
+_N_LIBRARY_QUANTILES = 64
+
+
+def hold_statistics(module: nn.Module, n_input: int, n_rows: int) -> None:
+    """Give a module the buffers that :meth:`ReferenceStatistics.write` fills."""
+    module.register_buffer("input_mean", torch.zeros(n_input))
+    module.register_buffer("input_sd", torch.ones(n_input))
+    module.register_buffer("n_treated", torch.zeros(n_rows))
+    module.register_buffer("reference_library", torch.full((_N_LIBRARY_QUANTILES,), 1e4))
 
 
 @dataclass(frozen=True)
