@@ -16,9 +16,8 @@ if TYPE_CHECKING:
     from perturbia.model import SAMSVAE
 
 CPU = torch.device("cpu")
-GPU = pytest.param(
-    torch.device("cuda"), marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-)
+NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+GPU = pytest.param(torch.device("cuda"), marks=[pytest.mark.gpu, NEEDS_GPU])
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +68,8 @@ def test_too_many_cells_are_not_held(model: SAMSVAE, monkeypatch: pytest.MonkeyP
         assert model.adata_manager.held.shape == model.adata.shape
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.gpu
+@NEEDS_GPU
 def test_a_gpu_trains_on_cells_that_are_there() -> None:
     adata = pb.datasets.simulate_screen(n_perturbations=4, n_combinations=0, n_genes=30, n_latent=2)
     pb.model.SAMSVAE.setup_anndata(adata, perturbation_key="perturbation")
