@@ -5,7 +5,8 @@ the screens of the sVAE+ and the SAMS-VAE paper, judged in the same way, and our
 judged by their true effects. Every seed draws a new split or screen, and new weights. Models have their defaults, but for the
 true number of latents of simulated screens, label means and one run of ComparativeVAE, and as many steps.
 
-Run with `python benchmarks/all_models.py [--seeds 5] [--steps 3000] [--jobs 2] [--runs FILE]`.
+Run with `python benchmarks/all_models.py [--seeds 5] [--steps 3000] [--jobs 2]`; finished runs are kept beside the table, and
+made again if `--runs` names another file.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from _judge import Judge
 from _runs import add_arguments, make_runs
-from _tables import paired, publish, summarise, to_markdown
+from _tables import RESULTS, paired, publish, summarise, to_markdown
 
 import perturbia as pb
 from perturbia.metrics import effect_correlation, effect_r2, latent_mcc, mask_scores, match_latents
@@ -169,6 +170,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--data", nargs="+", choices=list(TITLES), default=list(TITLES))
     add_arguments(parser)
+    parser.set_defaults(runs=RESULTS / "all_models.csv")
     options = parser.parse_args()
     tasks = [
         {"data": data, "method": method, "seed": seed, "steps": options.steps}
