@@ -235,7 +235,15 @@ def test_every_public_score_is_covered():
         "baseline": ["scale_to_baseline"],
         "profiles": ["log_fold_change"],
         "ranks and genes": ["retrieval_ranks", "top_genes"],
-        "latents and masks": ["dci", "dci_from_importance", "latent_mcc", "linear_r2", "match_latents", "mask_scores"],
+        "latents and masks": [
+            "block_r2",
+            "dci",
+            "dci_from_importance",
+            "latent_mcc",
+            "linear_r2",
+            "match_latents",
+            "mask_scores",
+        ],
         "likelihoods": ["paired_iwelbo"],
     }
     functions = {name for name in perturbia.metrics.__all__ if name[0].islower()}
