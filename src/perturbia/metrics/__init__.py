@@ -1,4 +1,4 @@
-"""Scores on arrays: predicted effects against true ones, latents and masks against a known truth."""
+"""Scores on arrays: predicted effects against true ones, latents, masks and couplings against a known truth."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import lazy_loader as _lazy
 __getattr__, __dir__, __all__ = _lazy.attach(
     __name__,
     submod_attrs={
+        "alignment_summary": ["alignment_scores"],
         "baseline_scaling": ["scale_to_baseline"],
         "block_recovery": ["block_r2"],
         "centroid_ranking": ["centroid_accuracy"],
+        "closer_cells": ["foscttm", "projected_foscttm", "soft_foscttm"],
         "cluster_agreement": ["clustering_agreement"],
         "correlation": ["effect_correlation", "top_gene_correlation", "top_genes"],
         "cosine": ["effect_cosine"],
@@ -23,6 +25,10 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "latent_recovery": ["LatentMatching", "latent_mcc", "linear_r2", "match_latents"],
         "likelihood_comparison": ["LikelihoodComparison", "paired_iwelbo"],
         "mask_recovery": ["MaskScores", "mask_scores"],
+        "matched_error": ["FeatureR2", "feature_r2", "matched_mse", "matched_r2"],
+        "matched_labels": ["matched_label_accuracy"],
+        "matching_scores": ["MatchingScores"],
+        "population_distance": ["matched_distribution"],
         "probability_scores": ["crps_gaussian", "crps_samples"],
         "rank_agreement": ["effect_rank_correlation"],
         "reference_shift": ["reference_correlation"],
@@ -31,5 +37,6 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "significant_effects": ["de_spearman_lfc", "direction_match"],
         "significant_genes": ["de_recall", "de_spearman_significant", "overlap_at_n"],
         "strength_agreement": ["edistance_correlation"],
+        "true_pair_mass": ["coupling_trace"],
     },
 )

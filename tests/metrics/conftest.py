@@ -1,0 +1,113 @@
+"""A small alignment with everything that goes wrong in one: unequal groups, cells without partner, cells without mass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+from perturbia.stats import Coupling
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SOURCE_SIZES = {"a": 5, "b": 9, "only_source": 2, "single": 1}
+TARGET_SIZES = {"a": 7, "b": 6, "only_target": 3, "single": 1}
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """A coupling of 17 source and 17 target cells, and all that is known of them."""
+
+    plan: np.ndarray
+    pairs: np.ndarray
+    source_groups: np.ndarray
+    target_groups: np.ndarray
+    x_source: np.ndarray
+    x_target: np.ndarray
+    source_labels: np.ndarray
+    target_labels: np.ndarray
+
+    @property
+    def groups(self) -> dict[str, np.ndarray]:
+        return {"source_groups": self.source_groups, "target_groups": self.target_groups}
+
+    @property
+    def weights(self) -> np.ndarray:
+        """Row-conditionals, NaN without mass."""
+        with np.errstate(invalid="ignore"):
+            return self.plan / self.plan.sum(axis=1, keepdims=True)
+
+    def shuffled(self, seed: int) -> Alignment:
+        """The same with cells of both sides in another order."""
+        rng = np.random.default_rng(seed)
+        rows, columns = rng.permutation(len(self.source_groups)), rng.permutation(len(self.target_groups))
+        moved = np.r_[np.argsort(columns), -1][self.pairs[rows]]
+        source = {name: getattr(self, name)[rows] for name in ("source_groups", "x_source", "source_labels")}
+        target = {name: getattr(self, name)[columns] for name in ("target_groups", "x_target", "target_labels")}
+        return replace(self, plan=self.plan[np.ix_(rows, columns)], pairs=moved, **source, **target)
+
+
+class Streamed:
+    """A plan that is read in tiles of a few rows, as those that are too large to be held."""
+
+    def __init__(self, alignment: Alignment) -> None:
+        self.alignment = alignment
+        self.shape = alignment.plan.shape
+
+    def tiles(self, max_rows: int = 1024) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        one = self.alignment
+        for group in np.intersect1d(one.source_groups, one.target_groups):
+            rows, columns = np.flatnonzero(one.source_groups == group), np.flatnonzero(one.target_groups == group)
+            for start in range(0, len(rows), min(max_rows, 2)):
+                some = rows[start : start + min(max_rows, 2)]
+                yield some, columns, one.plan[np.ix_(some, columns)]
+
+
+def held_as(kind: str, alignment: Alignment) -> Any:
+    """The plan in one of the forms that scores take."""
+    return {
+        "dense": lambda: alignment.plan,
+        "csr": lambda: sp.csr_matrix(alignment.plan),
+        "csc": lambda: sp.csc_array(7.0 * alignment.plan),
+        "tiles": lambda: Streamed(alignment),
+        "coupling": lambda: Coupling.from_matrix(alignment.plan, **alignment.groups),
+    }[kind]()
+
+
+def labels_of(sizes: dict[str, int]) -> np.ndarray:
+    return np.repeat(list(sizes), list(sizes.values()))
+
+
+@pytest.fixture
+def alignment() -> Alignment:
+    rng = np.random.default_rng(0)
+    source, target = labels_of(SOURCE_SIZES), labels_of(TARGET_SIZES)
+    plan = rng.gamma(0.5, size=(len(source), len(target))) * (source[:, None] == target)
+    plan[[2, 9]] = 0.0
+    pairs = np.full(len(source), -1)
+    pairs[:5] = [3, 0, 6, 1, 2]
+    pairs[5:14] = [7, 9, 8, -1, 12, 10, -1, 11, -1]
+    pairs[16] = 16
+    x_target = rng.normal(size=(len(target), 3)) + 4.0
+    x_source = np.where(pairs[:, None] >= 0, x_target[pairs], 4.0) + rng.normal(scale=0.4, size=(len(source), 3))
+    labels = np.array(["T", "B", "NK"])
+    return Alignment(
+        plan=plan,
+        pairs=pairs,
+        source_groups=source,
+        target_groups=target,
+        x_source=x_source,
+        x_target=x_target,
+        source_labels=labels[rng.integers(3, size=len(source))],
+        target_labels=labels[rng.integers(3, size=len(target))],
+    )
+
+
+@pytest.fixture(params=["dense", "csr", "csc", "tiles", "coupling"])
+def held(request: pytest.FixtureRequest, alignment: Alignment) -> Any:
+    """The plan of `alignment` in every form."""
+    return held_as(request.param, alignment)
