@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ControlError",
+    "ConvergenceWarning",
     "DoseError",
     "DownloadError",
     "ExtrapolationWarning",
@@ -128,6 +129,10 @@ class LeakageError(PerturbiaError, ValueError):
 
 class SplitError(PerturbiaError, ValueError):
     """A split of cells that is missing, empty, or impossible for these data."""
+
+
+class ConvergenceWarning(UserWarning):
+    """A solver stopped before it reached its tolerance. The message names what it concerns."""
 
 
 class ExtrapolationWarning(UserWarning):

@@ -1,4 +1,4 @@
-"""Statistics on arrays: energy distances, shrinkage, group moments, regression on doses, split halves, scales."""
+"""Statistics on arrays: energy distances, shrinkage, group moments, regression on doses, split halves, scales, couplings."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ __getattr__, __dir__, __all__ = _lazy.attach(
     __name__,
     submod_attrs={
         "batch_matching": ["matched_effects"],
+        "block_matching": ["couple"],
         "bootstrap": ["BootstrapMean", "bootstrap_mean"],
         "correlation": ["centre_rows", "row_correlation"],
+        "coupling": ["Coupling", "CouplingBlock", "MatchStatistics"],
         "energy": ["EnergyDistances", "energy_distance", "pairwise_energy_distance"],
         "energy_permutation": ["EnergyTest", "energy_test", "holm_sidak"],
         "gaussian_distance": ["mean_variance_distance", "symmetric_kl"],
@@ -30,6 +32,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
             "james_stein_factor",
             "limited_translation",
         ],
+        "sinkhorn": ["SinkhornSolution", "sinkhorn"],
         "spike_slab": ["SpikeSlab", "dosage_blocks", "estimate_spike_sd", "update_spike_slab"],
         "spatial_median": ["geometric_median"],
         "split_half": ["SplitHalfReliability", "half_split", "spearman_brown", "split_half_correlation"],

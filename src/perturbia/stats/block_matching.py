@@ -1,0 +1,435 @@
+"""Match two sets of cells group by group, with any of several aligners."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+
+from perturbia.errors import ConvergenceWarning, shorten
+from perturbia.stats._arrays import any_matrix
+from perturbia.stats._coupling_plans import DualPlan, Part, SparsePlan, UniformPlan
+from perturbia.stats._mass_cuts import cut_in_parts
+from perturbia.stats.coupling import Coupling, CouplingBlock
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import scipy.sparse as sp
+
+    from perturbia.stats.transport_cost import Cost
+
+__all__ = ["Aligner", "couple", "paired_groups"]
+
+logger = logging.getLogger(__name__)
+
+Aligner = Literal["ot", "emd", "snn", "gw", "random"]
+
+_MAX_GROMOV_PAIRS = 9_000_000
+
+
+@dataclass(frozen=True)
+class _Options:
+    method: Aligner
+    cost: Cost
+    epsilon: float  # in the unit of the cost
+    scale: float
+    unbalanced: tuple[float, float]
+    partial_mass: float | None
+    n_neighbors: int | None
+    max_block_size: int
+    tolerance: float
+    max_iterations: int
+    dtype: Literal["float32", "float64"]
+    device: str
+
+
+def couple(
+    X_source: np.ndarray | sp.spmatrix,
+    X_target: np.ndarray | sp.spmatrix,
+    source_groups: Sequence[Any] | np.ndarray | None = None,
+    target_groups: Sequence[Any] | np.ndarray | None = None,
+    *,
+    method: Aligner = "ot",
+    cost: Cost = "sqeuclidean",
+    epsilon: float | None = None,
+    scale_cost: Literal["mean"] | float | None = "mean",
+    unbalanced: tuple[float, float] | None = None,
+    partial_mass: float | None = None,
+    n_neighbors: int | None = None,
+    max_block_size: int = 20_000,
+    tolerance: float = 1e-4,
+    max_iterations: int = 5000,
+    dtype: Literal["float32", "float64"] = "float32",
+    device: str = "auto",
+    seed: int = 0,
+    progress: bool = False,
+) -> Coupling:
+    r"""Couple the source and target cells of every group that has both.
+
+    Groups are matched one by one: their number divides time and memory. Cells of groups that one side lacks stay
+    unmatched.
+
+    Parameters
+    ----------
+    X_source, X_target
+        Cells in rows, shapes (n, d) and (m, d), dense or sparse, in one space (`method="gw"`: in any two).
+    source_groups, target_groups
+        Label of every cell, usually its perturbation; None or NaN leaves a cell unmatched. One group by default.
+    method
+        ``"ot"``: entropic optimal transport, whose soft matches average out noise; ``"emd"``: exact optimal transport;
+        ``"snn"``: shared nearest neighbours; ``"gw"``: Gromov-Wasserstein after SCOT; ``"random"``: every pair alike.
+    cost
+        Cost of a pair, for ``"ot"``, ``"emd"`` and ``"snn"``: ``"sqeuclidean"``, ``"euclidean"``, ``"cosine"``,
+        ``"hellinger"``, or a function of two matrices.
+    epsilon
+        Strength of the entropy; 0.01 times the scale for ``"ot"``, 0.001 for ``"gw"``, whose distances have maximum one.
+    scale_cost
+        What `epsilon` is relative to: ``"mean"``, the mean cost of the pairs within groups, the same for all groups; a
+        number; None for absolute.
+    unbalanced
+        For ``"ot"``: how strictly source and target marginals are kept, in (0, 1]; 1 is balanced.
+    partial_mass
+        For ``"ot"`` and ``"emd"``: share of the mass of a group to match.
+    n_neighbors
+        Neighbours for ``"snn"`` (1 by default) and ``"gw"`` (50, at most a fifth of the cells).
+    max_block_size
+        Groups with more cells on a side are cut along their first principal axis into parts of equal mass. An
+        approximation; marginals stay exact. For ``"ot"`` and ``"emd"``.
+    tolerance
+        L1 error of the marginals at which ``"ot"`` stops.
+    max_iterations
+        Most updates of ``"ot"``.
+    dtype
+        Type in which ``"ot"`` computes.
+    device
+        Where ``"ot"`` computes: ``"cpu"``, ``"cuda"``, ``"auto"`` for a GPU if there is one.
+    seed
+        Seed of what is drawn when a ``"random"`` coupling is made sparse.
+    progress
+        Whether to show a progress bar over groups.
+
+    Returns
+    -------
+    :class:`Coupling`. `table` holds, a group: `n_source`, `n_target`, `mass`, `iterations`, `marginal_error`,
+    `converged`, `mean_cost` of matched pairs.
+
+    Raises
+    ------
+    ValueError
+        Missing values, different numbers of features, no common group, or impossible settings.
+
+    Warns
+    -----
+    ConvergenceWarning
+        Groups whose solver stopped early, by name.
+
+    Notes
+    -----
+    ``"ot"`` and ``"emd"`` are O(n_t m_t) in memory for the largest group; ``"ot"`` needs one float32 matrix of that size.
+
+    References
+    ----------
+    Xi, J., Osea, J., Xu, Z. and Hartford, J. (2024). Propensity score alignment of unpaired multimodal data. NeurIPS.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from perturbia.stats import couple
+    >>> x = np.array([[0.0], [1.0], [0.0], [1.0]])
+    >>> coupling = couple(x, x[::-1], list("AABB"), list("BBAA"))
+    >>> coupling
+    Coupling: 4 source x 4 target cells in 2 group(s), method='ot'
+    >>> np.round(4 * coupling.to_sparse().toarray(), 2)
+    array([[0., 0., 0., 1.],
+           [0., 0., 1., 0.],
+           [0., 1., 0., 0.],
+           [1., 0., 0., 0.]])
+    """
+    x, y = _points(X_source, "X_source"), _points(X_target, "X_target")
+    if method != "gw" and x.shape[1] != y.shape[1]:
+        msg = (
+            f"X_target: expected the {x.shape[1]} columns of X_source, got {y.shape[1]}. Pass representations in one "
+            "space, or use method='gw'."
+        )
+        raise ValueError(msg)
+    settings = dict(locals())
+    _check(settings)
+    groups = paired_groups(
+        np.zeros(len(x), dtype=int) if source_groups is None else source_groups,
+        np.zeros(len(y), dtype=int) if target_groups is None else target_groups,
+        shape=(len(x), len(y)),
+    )
+    device = _device(device)
+    scale = _scale(x, y, groups, scale_cost, cost, method)
+    default = 1e-3 if method == "gw" else 1e-2
+    options = _Options(
+        method=method,
+        cost=cost,
+        epsilon=(default if epsilon is None else epsilon) * scale,
+        scale=scale,
+        unbalanced=(1.0, 1.0) if unbalanced is None else (float(unbalanced[0]), float(unbalanced[1])),
+        partial_mass=partial_mass,
+        n_neighbors=n_neighbors,
+        max_block_size=max_block_size,
+        tolerance=tolerance,
+        max_iterations=max_iterations,
+        dtype=dtype,
+        device=device,
+    )
+    _log_size(groups, options)
+    blocks = _solve_all(x, y, groups, options, progress=progress)
+    loose = [str(block.name) for block in blocks if not block.report.get("converged", True)]
+    if loose:
+        msg = (
+            f"method={method!r}: {len(loose)} of {len(blocks)} groups did not converge: {shorten(loose, limit=5)}. Their "
+            f"matches are approximate. Pass a larger epsilon than {default if epsilon is None else epsilon:g}, or more "
+            "max_iterations."
+        )
+        warnings.warn(msg, ConvergenceWarning, stacklevel=2)
+    parameters = {
+        "method": method,
+        "cost": cost if isinstance(cost, str) else getattr(cost, "__name__", "function"),
+        "epsilon": float(options.epsilon),
+        "cost_scale": float(scale),
+        "unbalanced": list(options.unbalanced),
+        "partial_mass": -1.0 if partial_mass is None else float(partial_mass),
+        "tolerance": float(tolerance),
+        "seed": int(seed),
+    }
+    return Coupling((len(x), len(y)), tuple(blocks), parameters)
+
+
+def paired_groups(
+    source_groups: Sequence[Any] | np.ndarray, target_groups: Sequence[Any] | np.ndarray, *, shape: tuple[int, int]
+) -> list[tuple[Any, np.ndarray, np.ndarray]]:
+    """Positions of the cells of every group that both sides have.
+
+    Parameters
+    ----------
+    source_groups, target_groups
+        Label of every cell; None or NaN for no group.
+    shape
+        Numbers of source and target cells.
+
+    Returns
+    -------
+    Name, positions of source cells, positions of target cells; sorted by name.
+
+    Raises
+    ------
+    ValueError
+        Labels of the wrong number, or no common group.
+    """
+    import pandas as pd
+
+    sides: list[dict[Any, np.ndarray]] = []
+    for name, labels, n in zip(("source_groups", "target_groups"), (source_groups, target_groups), shape, strict=True):
+        values = np.asarray(labels)
+        if values.shape != (n,):
+            msg = f"{name}: expected one label a cell, shape ({n},), got shape {values.shape}."
+            raise ValueError(msg)
+        codes, names = pd.factorize(values, sort=True)
+        order = np.argsort(codes, kind="stable")
+        cuts = np.searchsorted(codes[order], np.arange(len(names) + 1))
+        sides.append({one: order[cuts[k] : cuts[k + 1]] for k, one in enumerate(names)})
+    common = [name for name in sides[0] if name in sides[1]]
+    if not common:
+        msg = (
+            f"source_groups, target_groups: expected a group that both have, got {shorten(sides[0], limit=3) or 'none'} "
+            f"and {shorten(sides[1], limit=3) or 'none'}. Spell the labels of both modalities alike."
+        )
+        raise ValueError(msg)
+    return [(name, sides[0][name], sides[1][name]) for name in common]
+
+
+def _points(X: np.ndarray | sp.spmatrix, name: str) -> np.ndarray:
+    matrix = any_matrix(X, name, min_columns=0)
+    dense = matrix if isinstance(matrix, np.ndarray) else matrix.toarray()
+    return dense if dense.dtype in (np.float32, np.float64) else dense.astype(np.float64)
+
+
+def _check(given: dict[str, Any]) -> None:
+    from perturbia.stats.transport_cost import check_cost
+
+    if given["method"] not in get_args(Aligner):
+        msg = f"method: expected one of {', '.join(map(repr, get_args(Aligner)))}, got {given['method']!r}."
+        raise ValueError(msg)
+    check_cost(given["cost"])
+    scale = given["scale_cost"]
+    if scale is not None and scale != "mean" and not (isinstance(scale, int | float) and scale > 0):
+        msg = f"scale_cost: expected 'mean', a positive number or None, got {scale!r}."
+        raise ValueError(msg)
+    for name in ("epsilon", "tolerance"):
+        if given[name] is not None and not (np.isfinite(given[name]) and given[name] > 0):
+            msg = f"{name}: expected a positive number, got {given[name]!r}. Use method='emd' for no entropy at all."
+            raise ValueError(msg)
+    for name in ("max_iterations", "max_block_size"):
+        if not (isinstance(given[name], int | np.integer) and given[name] >= 1):
+            msg = f"{name}: expected a positive whole number, got {given[name]!r}."
+            raise ValueError(msg)
+    if given["dtype"] not in {"float32", "float64"}:
+        msg = f"dtype: expected 'float32' or 'float64', got {given['dtype']!r}."
+        raise ValueError(msg)
+    taus, method = given["unbalanced"], given["method"]
+    if taus is not None and not (np.shape(taus) == (2,) and all(0 < tau <= 1 for tau in taus)):
+        msg = f"unbalanced: expected two numbers in (0, 1], got {taus!r}. 1 keeps a marginal, smaller values loosen it."
+        raise ValueError(msg)
+    if taus is not None and method != "ot":
+        msg = f"unbalanced: expected None with method={method!r}, got {taus!r}. Use method='ot'."
+        raise ValueError(msg)
+    mass = given["partial_mass"]
+    if mass is not None and not (0 < mass <= 1 and method in {"ot", "emd"} and taus is None):
+        msg = f"partial_mass: expected a share in (0, 1] with method='ot' or 'emd' and no unbalanced, got {mass!r}."
+        raise ValueError(msg)
+    if (k := given["n_neighbors"]) is not None and not (isinstance(k, int | np.integer) and k >= 1):
+        msg = f"n_neighbors: expected a positive whole number, got {k!r}."
+        raise ValueError(msg)
+
+
+def _device(device: str) -> str:
+    if device != "auto":
+        return device
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _scale(x: np.ndarray, y: np.ndarray, groups: list, scale_cost: object, cost: Cost, method: Aligner) -> float:
+    """What epsilon is relative to: the mean over all pairs within groups, so that it means the same in each."""
+    from perturbia.stats.transport_cost import PairCost
+
+    if scale_cost != "mean" or method in {"gw", "random", "snn"}:
+        return float(scale_cost) if isinstance(scale_cost, int | float) else 1.0
+    total = sum(PairCost(x[rows], y[columns], cost).total() for _, rows, columns in groups)
+    mean = total / sum(len(rows) * len(columns) for _, rows, columns in groups)
+    return mean if mean > 0 else 1.0  # all cells alike: any plan is optimal
+
+
+def _log_size(groups: list, options: _Options) -> None:
+    largest = max(
+        min(len(rows), options.max_block_size) * min(len(columns), options.max_block_size)
+        for _, rows, columns in groups
+    )
+    bytes_each = {"ot": 4 if options.dtype == "float32" else 8, "emd": 16, "gw": 48}.get(options.method, 1)
+    logger.info("%d groups; the largest needs about %.1f MB.", len(groups), largest * bytes_each / 1e6)
+
+
+def _solve_all(x: np.ndarray, y: np.ndarray, groups: list, options: _Options, *, progress: bool) -> list[CouplingBlock]:
+    from rich.progress import track
+
+    n_matched = sum(len(rows) for _, rows, _ in groups)
+    blocks = []
+    for name, rows, columns in track(groups, "Matching groups", disable=not progress, transient=True):
+        solve = _SOLVERS[options.method]
+        parts, report = solve(x[rows], y[columns], options)
+        blocks.append(CouplingBlock(name, rows, columns, len(rows) / n_matched, parts, report))
+    return blocks
+
+
+def _entropic(x: np.ndarray, y: np.ndarray, options: _Options) -> tuple[tuple[Part, ...], dict[str, Any]]:
+    import torch
+
+    from perturbia.stats.sinkhorn import sinkhorn
+    from perturbia.stats.transport_cost import PairCost
+
+    if options.partial_mass is not None:
+        return _partial(x, y, options, options.epsilon)
+    dtype = getattr(torch, options.dtype)
+    parts, reports = [], []
+    for cut in cut_in_parts(x, y, options.max_block_size):
+        solution = sinkhorn(
+            x[cut.rows],
+            y[cut.columns],
+            epsilon=options.epsilon,
+            cost=options.cost,
+            source_weights=cut.row_weights,
+            target_weights=cut.column_weights,
+            unbalanced=options.unbalanced,
+            tolerance=options.tolerance,
+            max_iterations=options.max_iterations,
+            dtype=dtype,
+            device=options.device,
+        )
+        # the costs are those of a part about its own centre: the duals belong to them
+        pairs = PairCost(x[cut.rows], y[cut.columns], options.cost, dtype=dtype, device=options.device)
+        plan = DualPlan(pairs, solution.f, solution.g, options.epsilon, cut.share)
+        parts.append(cut.part(plan))
+        reports.append((cut.share, solution.iterations, solution.marginal_error, solution.converged))
+    report = {
+        "iterations": max(one[1] for one in reports),
+        "marginal_error": float(sum(one[0] * one[2] for one in reports)),
+        "converged": all(one[3] for one in reports),
+    }
+    return tuple(parts), report
+
+
+def _exact(x: np.ndarray, y: np.ndarray, options: _Options) -> tuple[tuple[Part, ...], dict[str, Any]]:
+    from perturbia.stats.exact_transport import exact_plan
+
+    if options.partial_mass is not None:
+        return _partial(x, y, options, None)
+    parts, reports = [], []
+    for cut in cut_in_parts(x, y, options.max_block_size):
+        plan, report = exact_plan(
+            x[cut.rows],
+            y[cut.columns],
+            cost=options.cost,
+            source_weights=cut.row_weights,
+            target_weights=cut.column_weights,
+        )
+        parts.append(cut.part(SparsePlan(plan * cut.share)))
+        reports.append((cut.share * report["mean_cost"], report["converged"]))
+    report = {"mean_cost": float(sum(one[0] for one in reports)), "converged": all(one[1] for one in reports)}
+    return tuple(parts), report
+
+
+def _partial(
+    x: np.ndarray, y: np.ndarray, options: _Options, epsilon: float | None
+) -> tuple[tuple[Part, ...], dict[str, Any]]:
+    from perturbia.stats.exact_transport import partial_plan
+
+    mass = 1.0 if options.partial_mass is None else options.partial_mass
+    plan, report = partial_plan(x, y, mass=mass, epsilon=epsilon, cost=options.cost)
+    return (Part(SparsePlan(plan)),), report
+
+
+def _neighbors(x: np.ndarray, y: np.ndarray, options: _Options) -> tuple[tuple[Part, ...], dict[str, Any]]:
+    from perturbia.stats.shared_neighbors import shared_neighbor_plan
+
+    plan = shared_neighbor_plan(x, y, n_neighbors=options.n_neighbors or 1, cost=options.cost)
+    return (Part(SparsePlan(plan)),), {"converged": True}
+
+
+def _gromov(x: np.ndarray, y: np.ndarray, options: _Options) -> tuple[tuple[Part, ...], dict[str, Any]]:
+    import scipy.sparse as sp
+
+    from perturbia.stats.gromov_wasserstein import gromov_plan
+
+    if len(x) * len(y) > _MAX_GROMOV_PAIRS:
+        msg = (
+            f"method: expected groups of at most {_MAX_GROMOV_PAIRS:,} pairs of cells for 'gw', got {len(x)} x {len(y)}. "
+            "Draw fewer cells, or use method='ot'."
+        )
+        raise ValueError(msg)
+    plan, report = gromov_plan(
+        x, y, epsilon=options.epsilon, n_neighbors=options.n_neighbors, max_iterations=options.max_iterations
+    )
+    return (Part(SparsePlan(sp.csr_matrix(plan))),), report
+
+
+def _uniform(x: np.ndarray, y: np.ndarray, options: _Options) -> tuple[tuple[Part, ...], dict[str, Any]]:
+    del options
+    return (Part(UniformPlan((len(x), len(y)))),), {"converged": True}
+
+
+_SOLVERS: dict[str, Callable[[np.ndarray, np.ndarray, _Options], tuple[tuple[Part, ...], dict[str, Any]]]] = {
+    "ot": _entropic,
+    "emd": _exact,
+    "snn": _neighbors,
+    "gw": _gromov,
+    "random": _uniform,
+}

@@ -1,0 +1,490 @@
+"""Couplings of two sets of cells: block diagonal over groups, held as duals or sparse, read in tiles."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+from perturbia.stats._arrays import any_matrix, check_nonnegative, group_codes
+from perturbia.stats._coupling_plans import Part, SparsePlan, UniformPlan, random_matches, truncated
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+__all__ = ["Coupling", "CouplingBlock", "MatchStatistics"]
+
+_TILE = 4_000_000  # entries of a tile
+
+
+@dataclass(frozen=True)
+class CouplingBlock:
+    """The part of a coupling that belongs to one group.
+
+    Attributes
+    ----------
+    name
+        The group.
+    rows, columns
+        Positions of its source and target cells, int64.
+    mass
+        Share of all mass that it holds.
+    parts
+        Plans of mass one over all parts; a large group may be cut into several, which share cells at the cuts.
+    report
+        What its solver said: `iterations`, `marginal_error`, `converged`, `mean_cost`, `kept_mass`.
+    """
+
+    name: Any
+    rows: np.ndarray
+    columns: np.ndarray
+    mass: float
+    parts: tuple[Part, ...]
+    report: Mapping[str, Any] = field(default_factory=dict)
+
+    def tile(self, local: np.ndarray) -> np.ndarray:
+        """Joint mass of some rows of the block.
+
+        Parameters
+        ----------
+        local
+            Sorted positions within `rows`.
+
+        Returns
+        -------
+        Shape (len(local), len(columns)), float32 or float64 as the plan is held.
+        """
+        if len(self.parts) == 1 and self.parts[0].rows is None:
+            return self.parts[0].plan.tile(local) * self.mass
+        tile = np.zeros((len(local), len(self.columns)), dtype=np.float32)
+        for part in self.parts:
+            position = part.row_positions(len(self.rows))
+            inside = np.searchsorted(position, local)
+            inside[inside == len(position)] = 0
+            (hit,) = np.nonzero(position[inside] == local)
+            if len(hit):
+                columns = part.column_positions(len(self.columns))
+                tile[np.ix_(hit, columns)] += part.plan.tile(inside[hit]) * self.mass
+        return tile
+
+    def matrix(self) -> sp.csr_matrix:
+        """Joint mass of a block whose plans are sparse.
+
+        Returns
+        -------
+        Shape (len(rows), len(columns)), float64.
+        """
+        shape = (len(self.rows), len(self.columns))
+        total = sp.csr_matrix(shape)
+        for part in self.parts:
+            plan = part.plan.sparse().tocoo()
+            at = (part.row_positions(shape[0])[plan.row], part.column_positions(shape[1])[plan.col])
+            total += sp.csr_matrix((plan.data * self.mass, at), shape=shape)
+        return total
+
+
+@dataclass(frozen=True)
+class MatchStatistics:
+    r"""How certain matches are, and how evenly they fall.
+
+    Attributes
+    ----------
+    n_effective
+        Effective number of matches of each source cell, :math:`\exp H(M_{i\cdot})`, float64; NaN where unmatched.
+    hubness
+        Mass of each target cell relative to that of an even share within its group, float64; NaN where unmatched.
+    cost
+        Expected cost of the matches of each source cell, float64; NaN where unmatched.
+    """
+
+    n_effective: np.ndarray
+    hubness: np.ndarray
+    cost: np.ndarray
+
+
+@dataclass(frozen=True, repr=False)
+class Coupling:
+    r"""Coupling of source and target cells, block diagonal over groups.
+
+    Entry (i, j) is a joint mass. All entries sum to one; a group holds the share of its source cells. Plans stay as they
+    were solved, as duals or sparse, and are read in tiles, so that no method needs memory for all pairs.
+
+    Attributes
+    ----------
+    shape
+        Numbers of source and target cells.
+    blocks
+        One a group.
+    parameters
+        How it was made.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from perturbia.stats import Coupling
+    >>> coupling = Coupling.from_matrix(np.array([[0.5, 0.5, 0.0], [0.0, 0.0, 1.0]]))
+    >>> coupling.pull(np.array([[1.0], [3.0], [7.0]])).ravel()
+    array([2., 7.])
+    """
+
+    shape: tuple[int, int]
+    blocks: tuple[CouplingBlock, ...]
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_matrix(
+        cls,
+        matrix: np.ndarray | sp.spmatrix,
+        *,
+        source_groups: Sequence[Any] | np.ndarray | None = None,
+        target_groups: Sequence[Any] | np.ndarray | None = None,
+    ) -> Coupling:
+        """Wrap a matrix of masses.
+
+        Parameters
+        ----------
+        matrix
+            Non-negative, shape (n_source, n_target), dense or sparse; it is divided by its sum.
+        source_groups, target_groups
+            Label of every cell; no mass may join cells of different labels. One group by default.
+
+        Returns
+        -------
+        The coupling.
+
+        Raises
+        ------
+        ValueError
+            Negative or missing values, no mass at all, or mass between groups.
+        """
+        held = sp.csr_matrix(any_matrix(matrix, "matrix"), dtype=np.float64)
+        check_nonnegative(held.data, "matrix")
+        held.eliminate_zeros()
+        if (total := held.sum()) <= 0:
+            msg = "matrix: expected some mass, got none. Nothing is coupled."
+            raise ValueError(msg)
+        held = held / total
+        if (source_groups is None) != (target_groups is None):
+            msg = "source_groups, target_groups: expected both or neither."
+            raise ValueError(msg)
+        if source_groups is None or target_groups is None:
+            blocks = [_sparse_block("all", np.arange(held.shape[0]), np.arange(held.shape[1]), held)]
+        else:
+            blocks = _grouped_blocks(held, source_groups, target_groups)
+        return cls(held.shape, tuple(blocks))
+
+    @property
+    def groups(self) -> list[Any]:
+        """Names of the groups."""
+        return [block.name for block in self.blocks]
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """One row a group: `n_source`, `n_target`, `mass`, and what its solver reported."""
+        rows = [{"n_source": len(b.rows), "n_target": len(b.columns), "mass": b.mass, **b.report} for b in self.blocks]
+        return pd.DataFrame(rows, index=pd.Index([str(name) for name in self.groups], name="group"))
+
+    @property
+    def row_mass(self) -> np.ndarray:
+        """Mass of every source cell, float64; zero where unmatched."""
+        return self._masses()[0]
+
+    @property
+    def column_mass(self) -> np.ndarray:
+        """Mass of every target cell, float64; zero where unmatched."""
+        return self._masses()[1]
+
+    def _masses(self) -> tuple[np.ndarray, np.ndarray]:
+        masses = np.zeros(self.shape[0]), np.zeros(self.shape[1])
+        for rows, columns, tile in self.tiles():
+            masses[0][rows] += tile.sum(1)
+            masses[1][columns] += tile.sum(0)
+        return masses
+
+    def tiles(self, max_rows: int = 1024) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Joint mass, some rows of one group at a time.
+
+        Parameters
+        ----------
+        max_rows
+            Rows of a tile at most; fewer where a group has many target cells.
+
+        Yields
+        ------
+        Positions of source cells, positions of the target cells of their group, and the masses between them, float64.
+        """
+        for block, local in self._local_tiles(max_rows):
+            yield block.rows[local], block.columns, block.tile(local).astype(np.float64)
+
+    def _local_tiles(self, max_rows: int = 1024) -> Iterator[tuple[CouplingBlock, np.ndarray]]:
+        for block in self.blocks:
+            step = max(1, min(max_rows, _TILE // max(1, len(block.columns))))
+            for start in range(0, len(block.rows), step):
+                yield block, np.arange(start, min(start + step, len(block.rows)))
+
+    def rows(self, index: Sequence[int] | np.ndarray | None = None) -> sp.csr_matrix:
+        """Conditional masses of some source cells.
+
+        Parameters
+        ----------
+        index
+            Their positions; all by default.
+
+        Returns
+        -------
+        Shape (len(index), n_target), float64, rows that sum to one; empty rows for cells without match.
+        """
+        wanted = np.arange(self.shape[0]) if index is None else np.atleast_1d(np.asarray(index, dtype=np.int64))
+        place = np.full(self.shape[0], -1)
+        unique = np.unique(wanted)
+        place[unique] = np.arange(len(unique))
+        data, where = [np.empty(0)], [np.empty((2, 0), dtype=np.int64)]
+        for block in self.blocks:
+            (local,) = np.nonzero(place[block.rows] >= 0)
+            step = max(1, _TILE // max(1, len(block.columns)))
+            for start in range(0, len(local), step):
+                some = local[start : start + step]
+                found = sp.coo_matrix(np.nan_to_num(_conditional(block.tile(some))))
+                data.append(found.data)
+                where.append(np.stack([place[block.rows[some]][found.row], block.columns[found.col]]))
+        at = np.concatenate(where, axis=1)
+        matrix = sp.csr_matrix((np.concatenate(data), (at[0], at[1])), shape=(len(unique), self.shape[1]))
+        return matrix[place[wanted]] if len(unique) else matrix
+
+    def pull(self, X: Any) -> np.ndarray:
+        r"""Expected target features of each source cell, :math:`\sum_j M_{ij} x_j / \sum_j M_{ij}`.
+
+        Parameters
+        ----------
+        X
+            Features of target cells, shape (n_target, n_features), dense or sparse.
+
+        Returns
+        -------
+        Shape (n_source, n_features), of the floating-point type of `X`; NaN for cells without match.
+        """
+        X = any_matrix(X, "X")
+        self._check_features(X, 1)
+        pulled = np.full((self.shape[0], X.shape[1]), np.nan, dtype=_float_type(X))
+        for block in self.blocks:
+            features = X[block.columns].astype(pulled.dtype)
+            for local in _steps(block):
+                pulled[block.rows[local]] = _product(_conditional(block.tile(local)).astype(pulled.dtype), features)
+        return pulled
+
+    def push(self, X: Any) -> np.ndarray:
+        r"""Expected source features of each target cell, :math:`\sum_i M_{ij} x_i / \sum_i M_{ij}`.
+
+        Parameters
+        ----------
+        X
+            Features of source cells, shape (n_source, n_features), dense or sparse.
+
+        Returns
+        -------
+        Shape (n_target, n_features), of the floating-point type of `X`; NaN for cells without match.
+        """
+        X = any_matrix(X, "X")
+        self._check_features(X, 0)
+        pushed = np.full((self.shape[1], X.shape[1]), np.nan, dtype=_float_type(X))
+        for block in self.blocks:
+            total, mass = np.zeros((len(block.columns), X.shape[1])), np.zeros(len(block.columns))
+            for local in _steps(block):
+                tile = block.tile(local)
+                total += _product(tile.T.astype(pushed.dtype), X[block.rows[local]].astype(pushed.dtype))
+                mass += tile.sum(0, dtype=np.float64)
+            with np.errstate(invalid="ignore", divide="ignore"):
+                pushed[block.columns] = np.where(mass[:, None] > 0, total / mass[:, None], np.nan)
+        return pushed
+
+    def _check_features(self, X: Any, side: int) -> None:
+        if X.shape[0] != self.shape[side]:
+            name = ("source", "target")[side]
+            msg = f"X: expected a row for each of the {self.shape[side]} {name} cells, got {X.shape[0]}."
+            raise ValueError(msg)
+
+    def sample(self, n_draws: int = 1, *, rows: Sequence[int] | np.ndarray | None = None, seed: int = 0) -> np.ndarray:
+        """Draw matches of source cells, with replacement.
+
+        Parameters
+        ----------
+        n_draws
+            Draws for each cell.
+        rows
+            Positions of source cells; all by default.
+        seed
+            Seed of the draws. The draws of a cell do not depend on which others are asked for.
+
+        Returns
+        -------
+        Positions of target cells, int64, shape (len(rows), n_draws); -1 for cells without match.
+        """
+        wanted = np.arange(self.shape[0]) if rows is None else np.atleast_1d(np.asarray(rows, dtype=np.int64))
+        uniform = np.random.default_rng(seed).random((self.shape[0], n_draws))
+        asked = np.zeros(self.shape[0], dtype=bool)
+        asked[wanted] = True
+        drawn = np.full((self.shape[0], n_draws), -1, dtype=np.int64)
+        for block in self.blocks:
+            for local in _steps(block, np.flatnonzero(asked[block.rows])):
+                cumulative = np.cumsum(block.tile(local), axis=1, dtype=np.float64)
+                matched = cumulative[:, -1] > 0
+                cells, cumulative = block.rows[local[matched]], cumulative[matched]
+                # one search for all rows: row r covers the interval from r to r + 1
+                at = np.arange(len(cells))[:, None]
+                ladder = (cumulative / cumulative[:, -1:] + at).ravel()
+                found = np.searchsorted(ladder, uniform[cells] + at, side="right")
+                found = np.minimum(found - at * len(block.columns), len(block.columns) - 1)
+                drawn[cells] = block.columns[found]
+        return drawn[wanted]
+
+    def truncate(self, mass: float = 0.99, max_entries: int = 100) -> Coupling:
+        """Keep the largest entries of each row, and give the row its mass again.
+
+        Parameters
+        ----------
+        mass
+            Share of the mass of a row that is kept: the fewest entries that reach it.
+        max_entries
+            Entries of a row at most. Plans that are sparse already are kept whole.
+
+        Returns
+        -------
+        A coupling of sparse plans; `table["kept_mass"]` says what was kept.
+        """
+        rng = np.random.default_rng(self.parameters.get("seed", 0))
+        return replace(self, blocks=tuple(_truncate(block, mass, max_entries, rng) for block in self.blocks))
+
+    def to_sparse(self, mass: float = 0.99, max_entries: int = 100) -> sp.csr_matrix:
+        """Joint masses as one sparse matrix.
+
+        Parameters
+        ----------
+        mass, max_entries
+            As in :meth:`truncate`.
+
+        Returns
+        -------
+        Shape (n_source, n_target), float64.
+        """
+        data, rows, columns = [np.empty(0)], [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
+        for block in self.truncate(mass, max_entries).blocks:
+            held = block.matrix().tocoo()
+            data.append(held.data)
+            rows.append(block.rows[held.row])
+            columns.append(block.columns[held.col])
+        at = (np.concatenate(rows), np.concatenate(columns))
+        return sp.csr_matrix((np.concatenate(data), at), shape=self.shape)
+
+    def transpose(self) -> Coupling:
+        """The coupling seen from the target cells.
+
+        Returns
+        -------
+        A coupling of shape (n_target, n_source) with the same masses.
+        """
+        blocks = tuple(
+            replace(b, rows=b.columns, columns=b.rows, parts=tuple(part.transpose() for part in b.parts))
+            for b in self.blocks
+        )
+        return replace(self, shape=self.shape[::-1], blocks=blocks)
+
+    def statistics(self, cost: Any = None) -> MatchStatistics:
+        """Certainty, hubness and cost of matches, in one pass.
+
+        Parameters
+        ----------
+        cost
+            Function of positions of source and target cells that gives the costs between them; without it, costs are NaN.
+
+        Returns
+        -------
+        :class:`MatchStatistics`.
+        """
+        effective, costs = np.full(self.shape[0], np.nan), np.full(self.shape[0], np.nan)
+        hubness = np.full(self.shape[1], np.nan)
+        for block in self.blocks:
+            hubness[block.columns] = 0
+            for local in _steps(block):
+                tile = block.tile(local)
+                hubness[block.columns] += tile.sum(0, dtype=np.float64) * len(block.columns) / block.mass
+                tile = _conditional(tile)
+                with np.errstate(divide="ignore", invalid="ignore"):
+                    effective[block.rows[local]] = np.exp(-np.nansum(tile * np.log(tile), axis=1, dtype=np.float64))
+                if cost is not None:
+                    costs[block.rows[local]] = (tile * cost(block.rows[local], block.columns)).sum(1, dtype=np.float64)
+                effective[block.rows[local][np.isnan(tile).any(1)]] = np.nan
+        return MatchStatistics(effective, hubness, costs)
+
+    def __repr__(self) -> str:
+        n, m = self.shape
+        method = self.parameters.get("method")
+        loose = sum(not block.report.get("converged", True) for block in self.blocks)
+        return (
+            f"Coupling: {n:,} source x {m:,} target cells in {len(self.blocks):,} group(s)"
+            f"{f', method={method!r}' if method else ''}{f', {loose} not converged' if loose else ''}"
+        )
+
+    def _repr_html_(self) -> str:
+        return f"<p>{self!r}</p>{self.table.head(10).to_html()}"
+
+
+def _truncate(block: CouplingBlock, mass: float, max_entries: int, rng: np.random.Generator) -> CouplingBlock:
+    plans = [part.plan for part in block.parts]
+    kept = 1.0
+    if all(isinstance(plan, SparsePlan) for plan in plans):
+        parts = block.parts
+    elif isinstance(plans[0], UniformPlan):
+        matrix = random_matches(plans[0].shape, max_entries, rng)
+        kept, parts = matrix.nnz / np.prod(matrix.shape), (Part(SparsePlan(matrix)),)
+    else:
+        pieces = [truncated(block.tile(local), mass, max_entries) for local in _steps(block)]
+        matrix = sp.vstack([piece for piece, _ in pieces]).tocsr() / block.mass
+        total = matrix.sum()
+        kept = sum(share.sum() for _, share in pieces) / (block.mass * total) if total > 0 else 1.0
+        parts = (Part(SparsePlan(matrix)),)
+    return replace(block, parts=parts, report={**block.report, "kept_mass": float(kept)})
+
+
+def _steps(block: CouplingBlock, local: np.ndarray | None = None) -> Iterator[np.ndarray]:
+    """Positions of rows whose tiles stay small."""
+    local = np.arange(len(block.rows)) if local is None else local
+    step = max(1, min(1024, _TILE // max(1, len(block.columns))))
+    for start in range(0, len(local), step):
+        yield local[start : start + step]
+
+
+def _conditional(tile: np.ndarray) -> np.ndarray:
+    """Rows divided by their sums; NaN where a row is empty."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return tile / tile.sum(1, keepdims=True, dtype=np.float64).astype(tile.dtype)
+
+
+def _product(left: np.ndarray, right: Any) -> np.ndarray:
+    return np.asarray((right.T @ left.T).T) if sp.issparse(right) else left @ right
+
+
+def _float_type(X: Any) -> np.dtype:
+    return X.dtype if X.dtype in (np.float32, np.float64) else np.dtype(np.float64)
+
+
+def _sparse_block(name: Any, rows: np.ndarray, columns: np.ndarray, joint: sp.csr_matrix) -> CouplingBlock:
+    mass = float(joint.sum())
+    return CouplingBlock(name, rows, columns, mass, (Part(SparsePlan((joint / mass).tocsr())),))
+
+
+def _grouped_blocks(held: sp.csr_matrix, source_groups: Any, target_groups: Any) -> list[CouplingBlock]:
+    names, codes = group_codes(source_groups, held.shape[0], name="source_groups")
+    others, other_codes = group_codes(target_groups, held.shape[1], name="target_groups")
+    position = pd.Index(names).get_indexer(others)[other_codes]
+    entries = held.tocoo()
+    if (across := codes[entries.row] != position[entries.col]).any():
+        msg = f"matrix: expected mass within groups only, got {int(across.sum())} entries between cells of different groups."
+        raise ValueError(msg)
+    blocks = []
+    for code in np.unique(codes[entries.row]):
+        rows, columns = np.flatnonzero(codes == code), np.flatnonzero(position == code)
+        blocks.append(_sparse_block(names[code], rows, columns, held[rows][:, columns]))
+    return blocks
