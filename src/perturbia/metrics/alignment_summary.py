@@ -38,22 +38,29 @@ def alignment_scores(
 
     Every score is computed within groups. `<score>_macro` is its mean over groups, `<score>_micro` its mean over cells.
 
-    ===================================== ================================= ====== ====== =========================
-    Entry                                 Needs                             Best   Chance Function
-    ===================================== ================================= ====== ====== =========================
-    trace, fold                           `pairs`                           1, m   1/m, 1 :func:`coupling_trace`
-    barycentric_mse, expected_mse         features                          0      -      :func:`matched_mse`
-    r2, r2_median, r2_within_groups       features                          1      0      :func:`matched_r2`
-    foscttm, foscttm_source, -_target     features                          0      0.5    :func:`projected_foscttm`
-    soft_foscttm                          features                          0      0.5    :func:`soft_foscttm`
-    expected_agreement, accuracy,         labels                            1      -      :func:`matched_label_accuracy`
-    macro_f1, relative_matching           labels                            1      -, 0   :func:`matched_label_accuracy`
-    mean_distance, wasserstein1, -2,      features, `distribution`          0      -      :func:`matched_distribution`
-    energy_distance, gaussian_kl
-    n_source, n_target, n_groups          -                                 -      -      -
-    n_unmatched                           -                                 0      -      cells without mass
-    n_unpaired, n_partner_in_other_group  `pairs`                           0      -      cells left out of the above
-    ===================================== ================================= ====== ====== =========================
+    ================================= ======================== ====== ====== ==============================
+    Entry                             Needs                    Best   Chance Function
+    ================================= ======================== ====== ====== ==============================
+    trace                             `pairs`                  1      1/m    :func:`coupling_trace`
+    fold                              `pairs`                  m      1      :func:`coupling_trace`
+    barycentric_mse, expected_mse     features                 0      --     :func:`matched_mse`
+    r2, r2_median, r2_within_groups   features                 1      0      :func:`matched_r2`
+    foscttm                           features                 0      0.5    :func:`projected_foscttm`
+    foscttm_source, foscttm_target    features                 0      0.5    :func:`projected_foscttm`
+    soft_foscttm                      features                 0      0.5    :func:`soft_foscttm`
+    expected_agreement, accuracy      labels                   1      --     :func:`matched_label_accuracy`
+    macro_f1                          labels                   1      --     :func:`matched_label_accuracy`
+    relative_matching                 labels                   1      0      :func:`matched_label_accuracy`
+    mean_distance                     features, `distribution` 0      --     :func:`matched_distribution`
+    wasserstein1, wasserstein2        features, `distribution` 0      --     :func:`matched_distribution`
+    energy_distance, gaussian_kl      features, `distribution` 0      --     :func:`matched_distribution`
+    n_source, n_target, n_groups      --                       --     --     sizes
+    n_unmatched                       --                       0      --     source cells without mass
+    n_unpaired                        `pairs`                  0      --     source cells without a partner
+    n_partner_in_other_group          `pairs`                  0      --     source cells left out for it
+    ================================= ======================== ====== ====== ==============================
+
+    The R² and the counts are over all cells and have no ending; m is the number of target cells of a group.
 
     Features are `x_target` with `x_source`, one space for both sides (true latents of a simulation, shared features), or
     with `pairs`, so that true partners say where source cells lie. If both are there, `x_source` counts.

@@ -25,7 +25,11 @@ def _wasserstein1(x: np.ndarray, y: np.ndarray) -> float:
     """Wasserstein distance of order 1, from the exact plan of POT."""
     import ot
 
-    return float(max(ot.emd2([], [], ot.dist(x, y, metric="euclidean"), numItermax=10_000_000), 0.0))
+    value, log = ot.emd2([], [], ot.dist(x, y, metric="euclidean"), numItermax=10_000_000, log=True)
+    if log.get("warning"):
+        msg = f"max_cells: the optimal plan of {len(x)} x {len(y)} cells was not reached. Draw fewer cells."
+        raise RuntimeError(msg)
+    return float(max(value, 0.0))
 
 
 def _gaussian_kl(truth: np.ndarray, prediction: np.ndarray, min_variance: float) -> float:
@@ -38,13 +42,12 @@ def _gaussian_kl(truth: np.ndarray, prediction: np.ndarray, min_variance: float)
 def _distances(
     prediction: np.ndarray, truth: np.ndarray, max_cells: int, min_variance: float, rng: np.random.Generator
 ) -> dict[str, float]:
-    n_drawn = min(max_cells, len(prediction), len(truth))
-    some = _drawn(prediction, n_drawn, rng), _drawn(truth, n_drawn, rng)
+    some = _drawn(prediction, max_cells, rng), _drawn(truth, max_cells, rng)
     several = min(len(prediction), len(truth)) > 1
     return {
         "mean_distance": float(np.linalg.norm(prediction.mean(axis=0) - truth.mean(axis=0))),
         "wasserstein1": _wasserstein1(*some),
-        "wasserstein2": wasserstein2(*some, max_pairs=n_drawn**2),
+        "wasserstein2": wasserstein2(*some, max_pairs=max_cells**2),
         "energy_distance": energy_distance(prediction, truth) if several else np.nan,
         "gaussian_kl": _gaussian_kl(truth, prediction, min_variance) if several else np.nan,
     }
@@ -63,7 +66,7 @@ def matched_distribution(
     r"""Distances between real and predicted populations of cells, within groups; no pairs of cells are needed.
 
     - `mean_distance`: Euclidean distance of the means;
-    - `wasserstein1`, `wasserstein2`: exact transport distances of the same number of cells drawn from both sides;
+    - `wasserstein1`, `wasserstein2`: exact transport distances, of at most `max_cells` cells drawn from each side;
     - `energy_distance`: unbiased, of all cells (:func:`perturbia.stats.energy_distance`);
     - `gaussian_kl`: :math:`\mathrm{KL}(\mathrm{truth} \,\|\, \mathrm{prediction})` of Gaussians without covariances,
 
@@ -83,7 +86,7 @@ def matched_distribution(
     truth_groups, prediction_groups
         Group (perturbation) of every cell. Default: one group.
     max_cells
-        Cells of a group that transport distances are taken of, at most; time grows about with its cube.
+        Cells of a group and side that transport distances are taken of, at most; time grows about with its cube.
     min_variance
         Floor of variances, in squared units of the features: part of the score, to be reported with it.
     seed
@@ -100,6 +103,8 @@ def matched_distribution(
     ValueError
         Missing values, different numbers of features, labels of wrong length, no group in common, or settings that are not
         positive.
+    RuntimeError
+        The solver did not reach an optimal plan.
 
     Examples
     --------
