@@ -56,9 +56,22 @@ OBSM_TRUTH_LATENT = "truth_latent"
 OBSM_TRUTH_SHARED = "truth_shared"
 OBSM_TRUTH_SALIENT = "truth_salient"
 LAYER_TRUTH_MEAN = "truth_mean"
+OBSM_TRUTH_NOISE = "truth_noise"
+OBSM_TRUTH_LOG_RATIO = "truth_log_ratio"
+OBSM_TRUTH_POSITION = "truth_position"
+UNS_IMAGE_SHAPE = "image_shape"
+OBS_PAIR = "pair"  # also in the paired screens of the package
 OBS_HELD_OUT = "held_out"
 OBS_GROUP = "group"
 GROUP_VALUES = ("background", "target")
 
 # written by loaders of public screens
 UNS_SOURCE = "source"
+
+# written by aligners of modalities; appended to the key of an alignment for columns of cells
+OBS_SHARED_LABEL = "_perturbia_label"
+OBSM_PROPENSITY = "X_psa"
+COUPLING = "coupling"
+SUFFIX_N_EFFECTIVE = "_n_eff"
+SUFFIX_COST = "_cost"
+SUFFIX_HUBNESS = "_hubness"

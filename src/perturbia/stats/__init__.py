@@ -17,6 +17,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "gaussian_distance": ["mean_variance_distance", "symmetric_kl"],
         "group_moments": ["GroupEffects", "GroupMoments", "effects_against", "group_means"],
         "kernel_discrepancy": ["KernelDiscrepancies", "median_distance", "mmd", "pairwise_mmd"],
+        "log_ratios": ["cross_entropy", "fit_temperature", "propensity_scores"],
         "low_rank": ["low_rank_ridge"],
         "mixture": ["ShiftedMixture", "shifted_mixture"],
         "normalization": ["log1p_cp10k"],

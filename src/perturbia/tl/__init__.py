@@ -8,6 +8,10 @@ __getattr__, __dir__, __all__ = _lazy.attach(
     __name__,
     submod_attrs={
         "calibration_curves": ["Calibration", "calibration"],
+        "cell_alignment": ["align"],
+        "feature_imputation": ["impute"],
+        "label_transfer": ["transfer_labels"],
+        "pair_sampling": ["sample_pairs"],
         "evaluation": ["evaluate"],
         "evaluation_result": ["EvaluationResult"],
         "energy_distances": ["edistance"],

@@ -6,8 +6,7 @@ import hashlib
 import logging
 import math
 import os
-import warnings
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
@@ -20,6 +19,7 @@ from perturbia import _keys
 from perturbia.errors import SplitError, UnsupportedQuery
 from perturbia.model.base._arguments import check_choice, check_positive_integer
 from perturbia.model.base._minified import is_minified
+from perturbia.model.base._third_party_notices import quiet_third_parties
 from perturbia.model.base._training_plan import PerturbationTrainingPlan
 from perturbia.model.mechanism._best_networks import BestNetworks
 from perturbia.model.mechanism._encoded_cells import Statistics
@@ -29,7 +29,7 @@ from perturbia.model.mechanism._training_cells import ModuleCells, SplitCells
 from perturbia.model.mechanism._update_schedule import UpdateSchedule
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from contextlib import AbstractContextManager
 
     import lightning.pytorch as pl
@@ -222,7 +222,7 @@ class MechanismTraining(UnsupervisedTrainingMixin):
             # scvi-tools wants every cell in some part: those that a split leaves out stand among the test cells for it
             left_out = np.setdiff1d(np.arange(self.adata.n_obs), np.concatenate(splits[:2]))
             options["datasplitter_kwargs"]["external_indexing"] = [*splits[:2], left_out]
-        with self._features_held(**options), _quiet_third_parties(), torch.random.fork_rng():
+        with self._features_held(**options), quiet_third_parties(), torch.random.fork_rng():
             # processes of a distributed training draw noise of their own
             torch.manual_seed(self.seed + int(os.environ.get("LOCAL_RANK", "0")))
             super().train(**options)
@@ -346,21 +346,3 @@ def _check_schedule(
     if spike_width != "em" and not (isinstance(spike_width, int | float) and spike_width >= 0):
         msg = f"spike_width: expected zero, a positive number or 'em', got {spike_width!r}."
         raise ValueError(msg)
-
-
-@contextmanager
-def _quiet_third_parties() -> Iterator[None]:
-    """Silence notices that our users can do nothing about, for the time of the training."""
-    names = ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero")
-    loggers = [logging.getLogger(name) for name in names]
-    levels = [third_party.level for third_party in loggers]
-    with warnings.catch_warnings():
-        for pattern in (".*does not have many workers.*", ".*number of training batches.*", ".*LeafSpec.*"):
-            warnings.filterwarnings("ignore", message=pattern)
-        try:
-            for third_party in loggers:
-                third_party.setLevel(logging.WARNING)
-            yield
-        finally:
-            for third_party, level in zip(loggers, levels, strict=True):
-                third_party.setLevel(level)

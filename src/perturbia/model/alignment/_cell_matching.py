@@ -1,0 +1,223 @@
+"""Matching of cells in the space that a model has learnt, for all models that align modalities."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from perturbia import _keys
+from perturbia.model.alignment._registration import RegisteredAligner
+from perturbia.model.alignment.coupling_storage import write_coupling
+from perturbia.stats import couple
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from perturbia.stats.block_matching import Aligner
+    from perturbia.stats.coupling import Coupling, MatchStatistics
+    from perturbia.stats.transport_cost import Cost
+
+__all__ = ["CellMatching", "cost_between", "write_match_statistics"]
+
+#: The published settings: Euclidean cost of raw logits and an absolute epsilon.
+PAPER = {"kind": "logits", "cost": "euclidean", "scale_cost": None, "epsilon": 0.05, "centre": False}
+
+
+class CellMatching(RegisteredAligner):
+    """`align` of models that put both modalities in one space."""
+
+    coupling_: Coupling | None = None
+    _obsm_key = "X_aligned"
+
+    def _matching_points(self, role: str, **options: Any) -> np.ndarray:
+        """Coordinates of the cells of a modality."""
+        raise NotImplementedError
+
+    def align(
+        self,
+        method: Aligner = "ot",
+        *,
+        preset: Literal["paper"] | None = None,
+        epsilon: float | None = None,
+        cost: Cost | None = None,
+        scale_cost: Literal["mean"] | float | None = "mean",
+        unbalanced: tuple[float, float] | None = None,
+        partial_mass: float | None = None,
+        n_neighbors: int | None = None,
+        centre: bool = True,
+        n_components: int | None = 50,
+        max_block_size: int = 20_000,
+        keep: tuple[float, int] = (0.99, 100),
+        key_added: str | None = "coupling",
+        tolerance: float = 1e-4,
+        max_iterations: int = 5000,
+        device: str = "auto",
+        progress: bool = False,
+        seed: int = 0,
+        **score_options: Any,
+    ) -> Coupling:
+        """Couple source and target cells of every perturbation in the space of the model.
+
+        Parameters
+        ----------
+        method
+            ``"ot"``, ``"emd"``, ``"snn"``, ``"gw"`` or ``"random"``, as in :func:`perturbia.stats.couple`.
+        preset
+            ``"paper"``: the published settings for a propensity model, in place of `epsilon`, `cost`, `scale_cost`,
+            `centre` and the kind of score: raw logits, Euclidean cost, epsilon 0.05 absolute.
+        epsilon, cost, scale_cost, unbalanced, partial_mass, n_neighbors, max_block_size, tolerance, max_iterations
+            As in :func:`perturbia.stats.couple`.
+        centre
+            Whether to take out, of each modality, the mean over perturbations of their mean scores: a constant between
+            modalities leaves exact plans of squared cost as they are, but makes a relative `epsilon` too large.
+        n_components
+            Scores of more dimensions are projected on so many joint principal axes; None keeps all.
+        keep
+            What is stored: the fewest entries of a row with this share of its mass, and so many at most.
+        key_added
+            Where to store it; None stores nothing.
+        device
+            Where ``"ot"`` computes.
+        progress
+            Whether to show a progress bar over perturbations.
+        seed
+            Seed of what is drawn.
+        **score_options
+            Options of the score, such as ``kind=`` for a propensity model.
+
+        Returns
+        -------
+        The coupling, source × target, also as `coupling_` of the model. With `key_added`, `mdata` gains
+
+        - `obsp[key_added]`: CSR float32, joint masses in the rows of source and the columns of target cells;
+        - `uns[key_added]`: how it was made, with a table of perturbations;
+        - in `obs` of each modality `f"{key_added}_n_eff"`, effective number of matches (source), and
+          `f"{key_added}_cost"`, their expected cost (source), `f"{key_added}_hubness"`, received mass relative to an even
+          share (target);
+        - `obsm` of each modality: the scores, ``"X_psa"`` of a propensity model.
+
+        Raises
+        ------
+        NotTrainedError
+            Before training.
+        ValueError
+            If settings are out of range.
+
+        Warns
+        -----
+        ConvergenceWarning
+            Perturbations whose solver stopped early.
+        """
+        self._require_trained()
+        if preset not in {None, "paper"}:
+            msg = f"preset: expected 'paper' or None, got {preset!r}."
+            raise ValueError(msg)
+        if preset == "paper":
+            chosen: dict[str, Any] = dict(PAPER)
+            score_options = {"kind": chosen.pop("kind"), **score_options}
+            centre = chosen.pop("centre")
+            cost, scale_cost, epsilon = chosen["cost"], chosen["scale_cost"], chosen["epsilon"]
+        scores = {role: self._matching_points(role, **score_options) for role in ("source", "target")}
+        codes = {role: self._codes_of(role) for role in scores}
+        points = {role: scores[role].astype(np.float32) for role in scores}
+        if centre:
+            points = {role: points[role] - _balanced_mean(points[role], codes[role]) for role in points}
+        if n_components is not None and points["source"].shape[1] > n_components:
+            points = _joint_axes(points, codes, n_components)
+        names = np.array([*self.labels, None], dtype=object)
+        coupling = couple(
+            points["source"],
+            points["target"],
+            names[codes["source"]],
+            names[codes["target"]],
+            method=method,
+            cost=cost or "sqeuclidean",
+            epsilon=epsilon,
+            scale_cost=scale_cost,
+            unbalanced=unbalanced,
+            partial_mass=partial_mass,
+            n_neighbors=n_neighbors,
+            max_block_size=max_block_size,
+            tolerance=tolerance,
+            max_iterations=max_iterations,
+            device=device,
+            seed=seed,
+            progress=progress,
+        )
+        self.coupling_ = coupling
+        if key_added is not None and self.adata is not None:
+            about = {
+                "model": type(self).__name__,
+                "perturbation_key": self._setup_argument("perturbation_key"),
+                "preset": preset or "",
+                **{name: value for name, value in score_options.items() if isinstance(value, str | int | float)},
+            }
+            roles = self.modalities
+            modalities = (self.adata.mod[roles["source"]], self.adata.mod[roles["target"]])
+            statistics = coupling.statistics(cost_between(points, cost or "sqeuclidean") if method != "gw" else None)
+            write_coupling(self.adata, coupling, (roles["source"], roles["target"]), key_added, keep=keep, about=about)
+            write_match_statistics(modalities, statistics, key_added)
+            for adata, role in zip(modalities, ("source", "target"), strict=True):
+                adata.obsm[self._obsm_key] = scores[role].astype(np.float32)
+        return coupling
+
+
+def write_match_statistics(modalities: tuple[AnnData, AnnData], statistics: MatchStatistics, key: str) -> None:
+    """Write certainty and cost of matches to the source, hubness to the target modality.
+
+    Parameters
+    ----------
+    modalities
+        Source and target.
+    statistics
+        What to write.
+    key
+        Key of the alignment, which the columns of `obs` start with.
+    """
+    source, target = modalities
+    source.obs[key + _keys.SUFFIX_N_EFFECTIVE] = statistics.n_effective
+    source.obs[key + _keys.SUFFIX_COST] = statistics.cost
+    target.obs[key + _keys.SUFFIX_HUBNESS] = statistics.hubness
+
+
+def cost_between(points: dict[str, np.ndarray], cost: Cost) -> Any:
+    """Function of positions that gives the costs between source and target cells.
+
+    Parameters
+    ----------
+    points
+        Role → coordinates.
+    cost
+        The cost.
+
+    Returns
+    -------
+    What :meth:`~perturbia.stats.Coupling.statistics` takes.
+    """
+    from perturbia.stats.transport_cost import PairCost
+
+    def between(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        return PairCost(points["source"][rows], points["target"][columns], cost).tile(slice(None)).numpy()
+
+    return between
+
+
+def _balanced_mean(points: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """Mean over perturbations of their means."""
+    used = codes >= 0
+    counts = np.bincount(codes[used])
+    present = counts > 0
+    sums = np.zeros((len(counts), points.shape[1]))
+    np.add.at(sums, codes[used], points[used])
+    return (sums[present] / counts[present, None]).mean(0).astype(points.dtype)
+
+
+def _joint_axes(
+    points: dict[str, np.ndarray], codes: dict[str, np.ndarray], n_components: int
+) -> dict[str, np.ndarray]:
+    """Coordinates on the principal axes of both modalities together."""
+    stacked = np.concatenate([points[role][codes[role] >= 0] for role in points]).astype(np.float64)
+    centre = stacked.mean(0)
+    axes = np.linalg.eigh((stacked - centre).T @ (stacked - centre))[1][:, : -n_components - 1 : -1]
+    return {role: ((values - centre) @ axes).astype(np.float32) for role, values in points.items()}

@@ -1,0 +1,177 @@
+"""Couplings on MuData: joint masses in obsp, how they came about in uns."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+from perturbia import _keys
+from perturbia.errors import ModalityError, shorten
+from perturbia.model.alignment._modalities import positions_in
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from mudata import MuData
+
+    from perturbia.stats.coupling import Coupling
+
+__all__ = ["StoredCoupling", "read_coupling", "write_coupling"]
+
+_SCHEMA = 1
+
+
+class StoredCoupling:
+    """A coupling as `mdata` holds it, from the side that was asked for.
+
+    Attributes
+    ----------
+    matrix
+        Joint masses, CSR float64, shape (n_source, n_target): cells of the two modalities in their own order.
+    source, target
+        The modalities.
+    source_name, target_name
+        Their names.
+    groups
+        Label of every source and of every target cell, text.
+    metadata
+        What `mdata.uns` says of it.
+    """
+
+    def __init__(self, mdata: MuData, matrix: sp.csr_matrix, names: tuple[str, str], metadata: dict[str, Any]) -> None:
+        self.matrix, self.metadata = matrix, metadata
+        self.source_name, self.target_name = names
+        self.source: AnnData = mdata.mod[names[0]]
+        self.target: AnnData = mdata.mod[names[1]]
+
+    def conditional(self) -> sp.csr_matrix:
+        """Rows divided by their sums; empty for cells without match.
+
+        Returns
+        -------
+        CSR float64, shape (n_source, n_target).
+        """
+        sums = np.asarray(self.matrix.sum(1)).ravel()
+        scale = np.divide(1.0, sums, out=np.zeros_like(sums), where=sums > 0)
+        return (sp.diags_array(scale) @ self.matrix).tocsr()
+
+    def coupling(self) -> Coupling:
+        """The same as an object, one block a perturbation.
+
+        Returns
+        -------
+        The coupling.
+        """
+        from perturbia.stats.coupling import Coupling
+
+        labels = [
+            adata.obs[_keys.OBS_SHARED_LABEL].to_numpy() if _keys.OBS_SHARED_LABEL in adata.obs else None
+            for adata in (self.source, self.target)
+        ]
+        if labels[0] is None or labels[1] is None:
+            return Coupling.from_matrix(self.matrix)
+        return Coupling.from_matrix(self.matrix, source_groups=labels[0], target_groups=labels[1])
+
+
+def write_coupling(
+    mdata: MuData,
+    coupling: Coupling,
+    names: tuple[str, str],
+    key: str,
+    *,
+    keep: tuple[float, int],
+    about: dict[str, Any],
+) -> None:
+    """Store a coupling.
+
+    Parameters
+    ----------
+    mdata
+        The data; `obsp[key]` and `uns[key]` are written.
+    coupling
+        Source × target cells.
+    names
+        Source and target modality.
+    key
+        Where.
+    keep
+        Share of the mass of a row to keep, and its entries at most.
+    about
+        Further plain values for `uns`.
+    """
+    from importlib.metadata import version
+
+    short = coupling.truncate(*keep)
+    matrix = short.to_sparse(1.0, np.iinfo(np.int64).max).tocoo()
+    at = [positions_in(mdata, mdata.mod[name]) for name in names]
+    stored = sp.csr_matrix(
+        (matrix.data.astype(np.float32), (at[0][matrix.row], at[1][matrix.col])), shape=(mdata.n_obs, mdata.n_obs)
+    )
+    table = short.table
+    table.insert(0, "perturbation", table.index.to_numpy())
+    table.index = pd.RangeIndex(len(table)).astype(str)
+    mdata.obsp[key] = stored
+    mdata.uns[key] = {
+        "schema": _SCHEMA,
+        "kind": "coupling",
+        "source": names[0],
+        "target": names[1],
+        **coupling.parameters,
+        **about,
+        "keep_mass": float(keep[0]),
+        "keep_entries": int(keep[1]),
+        "version": version("perturbia"),
+        "table": table,
+    }
+
+
+def read_coupling(mdata: MuData, key: str, *, source: str | None = None, target: str | None = None) -> StoredCoupling:
+    """Read a stored coupling, from either side.
+
+    Parameters
+    ----------
+    mdata
+        The data.
+    key
+        Where it was stored.
+    source, target
+        Modalities that rows and columns are to be; as stored by default.
+
+    Returns
+    -------
+    :class:`StoredCoupling`.
+
+    Raises
+    ------
+    KeyError
+        If there is no coupling under `key`.
+    ModalityError
+        If it does not join these modalities.
+    """
+    metadata = mdata.uns.get(key)
+    if key not in mdata.obsp or not isinstance(metadata, dict) or metadata.get("kind") != "coupling":
+        held = [name for name in mdata.obsp if isinstance(mdata.uns.get(name), dict)]
+        msg = (
+            f"coupling: expected the key of a coupling in mdata.obsp and mdata.uns, got {key!r}; there are "
+            f"{shorten(held) or 'none'}. Run perturbia.tl.align first."
+        )
+        raise KeyError(msg)
+    stored = (str(metadata["source"]), str(metadata["target"]))
+    source = source or (stored[0] if target != stored[0] else stored[1])
+    target = target or (stored[1] if source != stored[1] else stored[0])
+    if {source, target} != set(stored):
+        msg = (
+            f"source, target: expected the modalities that {key!r} joins, {stored[0]!r} and {stored[1]!r}, got "
+            f"{source!r} and {target!r}."
+        )
+        raise ModalityError(msg)
+    for name in stored:
+        if name not in mdata.mod:
+            msg = f"coupling: expected the modality {name!r} in mdata, got {shorten(mdata.mod)}."
+            raise ModalityError(msg)
+    rows, columns = (positions_in(mdata, mdata.mod[name]) for name in stored)
+    matrix = sp.csr_matrix(mdata.obsp[key], dtype=np.float64)[rows][:, columns]
+    matrix = matrix if source == stored[0] else matrix.T
+    return StoredCoupling(mdata, matrix.tocsr(), (source, target), dict(metadata))

@@ -1,0 +1,463 @@
+"""Alignment of unpaired modalities by propensity scores."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy import sparse
+
+from perturbia import _keys
+from perturbia.model.alignment._cell_matching import CellMatching
+from perturbia.model.alignment._propensity_module import PropensityModule
+from perturbia.model.alignment._propensity_training import fit_classifier, folds_of, stratified_split
+from perturbia.model.base._arguments import check_positive_integer
+from perturbia.stats.log_ratios import ScoreKind, cross_entropy, fit_temperature, propensity_scores
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from anndata import AnnData
+    from mudata import MuData
+    from torch import nn
+
+    from perturbia.model.alignment._propensity_module import ModalityClassifier
+
+__all__ = ["PropensityAligner"]
+
+_ROLES = ("source", "target")
+#: Ratio of the temperatures of two modalities beyond which ``temperature="auto"`` applies them.
+_TEMPERATURE_RATIO = 1.25
+
+
+class PropensityAligner(CellMatching):
+    r"""Alignment of two modalities whose cells share a perturbation label, and nothing else.
+
+    If perturbations act on the state of a cell and not on the noise of an assay, and each assay loses nothing of that
+    state, then the propensity score :math:`\pi(x) = p(t \mid x)` of a cell is the same in both modalities: ordinary
+    classifiers of the perturbation, one a modality, put cells of both into one space. Within a perturbation, cells are
+    matched by optimal transport between their scores: by which *other* perturbations they look like, and how strongly
+    they responded.
+
+    Parameters
+    ----------
+    mdata
+        Data registered with :meth:`setup_mudata`.
+    registry
+        Registry of a saved model, in place of data.
+    n_hidden, n_layers, dropout_rate
+        Of the classifiers.
+    encoders
+        Modality → :class:`torch.nn.Module` from its features to any width, in place of a perceptron: a convolutional
+        network for images, say. It is copied.
+    n_folds
+        Classifiers of a modality. With several, the scores of a cell come from those that did not see it. They help where
+        classifiers are over-trained, which stopping early prevents, and cost a tenth of the matches otherwise.
+    seed
+        Seed of initial weights, splits and training.
+
+    Examples
+    --------
+    >>> import perturbia as pb
+    >>> mdata = pb.datasets.simulate_modalities(n_cells=20, n_perturbations=4, n_latent=2)
+    >>> pb.model.PropensityAligner.setup_mudata(mdata, perturbation_key="perturbation", control="control")
+    >>> model = pb.model.PropensityAligner(mdata, n_hidden=16)
+    >>> model.train(max_epochs=5, enable_progress_bar=False)
+    >>> model.align()
+    Coupling: 100 source x 100 target cells in 5 group(s), method='ot'
+    >>> pb.tl.impute(mdata, source="source", target="target")
+    >>> mdata["source"].obsm["imputed_target"].shape
+    (100, 30)
+
+    References
+    ----------
+    Xi, J., Osea, J., Xu, Z. and Hartford, J. (2024). Propensity score alignment of unpaired multimodal data. NeurIPS.
+
+    Notes
+    -----
+    Beside the paper: scores are log-ratios, without the constant of each cell that logits are defined up to, and without
+    class frequencies, which may differ between modalities (:func:`perturbia.stats.propensity_scores`); classifiers stop
+    early; epsilon is relative to the mean cost; cells of both modalities are matched within perturbations only.
+    ``align(preset="paper")`` is the published matching.
+    """
+
+    _module_cls = PropensityModule
+    _obsm_key = _keys.OBSM_PROPENSITY
+
+    def __init__(
+        self,
+        mdata: MuData | None = None,
+        registry: dict | None = None,
+        *,
+        n_hidden: int = 256,
+        n_layers: int = 2,
+        dropout_rate: float = 0.1,
+        encoders: Mapping[str, nn.Module] | None = None,
+        n_folds: int = 1,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(mdata, registry)
+        for name, value in (("n_hidden", n_hidden), ("n_layers", n_layers), ("n_folds", n_folds)):
+            check_positive_integer(name, value)
+        if not 0 <= dropout_rate < 1:
+            msg = f"dropout_rate: expected a share in [0, 1), got {dropout_rate!r}."
+            raise ValueError(msg)
+        by_role = {self._role(name): encoder for name, encoder in (encoders or {}).items()}
+        self.seed, self.n_folds = seed, n_folds
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.module = self._module_cls(
+                {role: self._n_features(role) for role in _ROLES},
+                len(self.labels),
+                encoders=by_role,
+                n_folds=n_folds,
+                n_hidden=n_hidden,
+                n_layers=n_layers,
+                dropout_rate=dropout_rate,
+            )
+        # what training learns besides weights; saved with the model
+        self.temperatures_: dict[str, float] = {}
+        self.folds_: dict[str, np.ndarray] = {}
+        self.splits_: dict[str, list[np.ndarray]] = {}
+        self.classification_: pd.DataFrame | None = None
+        self.use_temperature_ = False
+        roles = self.modalities
+        self._model_summary_string = (
+            f"PropensityAligner of {roles['source']!r} and {roles['target']!r}, {len(self.labels)} shared labels: "
+            f"n_hidden={n_hidden}, n_layers={n_layers}, dropout_rate={dropout_rate}, n_folds={n_folds}"
+        )
+        self.init_params_ = self._get_init_params(locals())
+
+    def train(
+        self,
+        max_epochs: int | None = None,
+        *,
+        accelerator: str = "auto",
+        devices: int | list[int] | str = "auto",
+        split_key: str | None = _keys.OBS_SPLIT,
+        group_key: str | None = None,
+        train_size: float = 0.9,
+        batch_size: int = 256,
+        lr: float = 1e-3,
+        weight_decay: float = 1e-3,
+        early_stopping: bool = True,
+        patience: int = 20,
+        temperature: Literal["auto"] | bool = "auto",
+        plan_kwargs: dict | None = None,
+        **trainer_kwargs: Any,
+    ) -> None:
+        """Train the classifiers of both modalities, one after the other, and keep the best epoch of each.
+
+        Parameters
+        ----------
+        max_epochs
+            Passes through the cells of a modality at most; by default enough for 3,000 steps, between 100 and 1,000.
+        accelerator, devices
+            Where to train, as in scvi-tools; ``accelerator="gpu"`` for one GPU.
+        split_key
+            Column of `obs` of a modality with ``train``, ``valid`` and ``test``, where there is one; None ignores it.
+        group_key
+            Column of `obs` of each modality whose groups are kept in one fold, for `n_folds` above 1; the registered
+            batch by default.
+        train_size
+            Share of the cells of every label that train without such a column; the others say when to stop.
+        batch_size
+            Cells a step.
+        lr, weight_decay
+            Of AdamW.
+        early_stopping, patience
+            Whether to stop after so many epochs without a lower loss of held-out cells.
+        temperature
+            Whether logits are divided by a number that makes held-out probabilities right: ``"auto"`` only where those of
+            the two modalities differ by more than a quarter.
+        plan_kwargs
+            Further arguments of :class:`scvi.train.ClassifierTrainingPlan`.
+        **trainer_kwargs
+            Arguments of :class:`scvi.train.Trainer`, such as ``enable_progress_bar``.
+
+        Returns
+        -------
+        Nothing; the model is trained in place, curves are in `history`, held-out scores in `classification_`.
+
+        Raises
+        ------
+        ValueError, SplitError
+            If settings are out of range, or a split has no training cells.
+
+        Warns
+        -----
+        UserWarning
+            A modality whose held-out cells are not told apart better than by chance; fewer than four labels; features
+            that are targets of perturbations.
+        """
+        _check_training(max_epochs, batch_size, patience, train_size, temperature)
+        self._warn_of_shortcuts()
+        options = {
+            "max_epochs": max_epochs,
+            "batch_size": batch_size,
+            "early_stopping": early_stopping,
+            "patience": patience,
+            "accelerator": accelerator,
+            "devices": devices,
+            "plan_kwargs": {
+                "lr": lr,
+                "weight_decay": weight_decay,
+                "eps": 1e-8,
+                "optimizer": "AdamW",
+                **(plan_kwargs or {}),
+            },
+            **trainer_kwargs,
+        }
+        history: dict[str, pd.DataFrame] = {}
+        for which, role in enumerate(_ROLES):
+            X, codes = self._features_of(role), self._codes_of(role)
+            groups = self._groups_of(role, group_key)
+            self.folds_[role] = (
+                np.zeros(len(codes), dtype=np.int64)
+                if self.n_folds == 1
+                else folds_of(codes, self.n_folds, groups, self.seed)
+            )
+            for fold, classifier in enumerate(self._classifiers(role)):
+                parts = self._parts(role, codes, fold, split_key, train_size)
+                name = self.modalities[role] + (f"_fold{fold}" if self.n_folds > 1 else "")
+                curves = fit_classifier(classifier, X, codes, parts, seed=self.seed + 101 * which + fold, **options)
+                history |= {f"{curve}_{name}": values for curve, values in curves.items()}
+                self.splits_[role] = list(parts)
+            if self.n_folds > 1:
+                self.splits_[role] = [np.empty(0, dtype=np.int64), np.flatnonzero(codes >= 0)]
+        self.history_ = history
+        self.is_trained_ = True
+        self.module.eval()
+        self._calibrate(temperature, split_key)
+
+    def _parts(
+        self, role: str, codes: np.ndarray, fold: int, split_key: str | None, train_size: float
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Training and validation cells of a classifier."""
+        from perturbia.errors import SplitError
+
+        usable = codes.copy()
+        if self.n_folds > 1:
+            usable[self.folds_[role] == fold] = -1
+        obs = self._modality(role).obs
+        if split_key is None or split_key not in obs:
+            if split_key not in {None, _keys.OBS_SPLIT} and all(
+                split_key not in self._modality(other).obs for other in _ROLES
+            ):
+                msg = f"split_key: expected a column of obs of a modality, got {split_key!r}. Run perturbia.tl.split, or pass None."
+                raise SplitError(msg)
+            return stratified_split(usable, train_size, np.random.default_rng([self.seed, _ROLES.index(role), fold]))
+        marked = obs[split_key].astype(str).to_numpy()
+        train, valid = (np.flatnonzero((marked == part) & (usable >= 0)) for part in _keys.SPLIT_VALUES[:2])
+        if len(train) == 0:
+            msg = f"split_key: expected cells marked 'train' in obs[{split_key!r}] of {self.modalities[role]!r}, got none."
+            raise SplitError(msg)
+        return train, valid
+
+    def _groups_of(self, role: str, group_key: str | None) -> np.ndarray | None:
+        key = group_key or self._setup_argument("batch_key")
+        if key is None or self.n_folds == 1:
+            return None
+        obs = self._modality(role).obs
+        if key not in obs:
+            msg = f"group_key: expected a column of obs of {self.modalities[role]!r}, got {key!r}."
+            raise KeyError(msg)
+        return obs[key].astype(str).to_numpy()
+
+    def _classifiers(self, role: str) -> list[ModalityClassifier]:
+        return self.module.folds(role)
+
+    def _calibrate(self, temperature: object, split_key: str | None) -> None:
+        """Temperatures and held-out scores of both modalities."""
+        rows = {}
+        for role in _ROLES:
+            codes = self._codes_of(role)
+            cells = self._held_out(role, codes, split_key)
+            seen = len(cells) == 0
+            cells = np.flatnonzero(codes >= 0) if seen else cells
+            logits = self._own_logits(role)[cells]
+            self.temperatures_[role] = fit_temperature(logits, codes[cells])
+            rows[self.modalities[role]] = _classification(logits, codes[cells], self.labels, held_out=not seen)
+        self.classification_ = pd.DataFrame(rows).T
+        ratio = max(self.temperatures_.values()) / min(self.temperatures_.values())
+        self.use_temperature_ = ratio > _TEMPERATURE_RATIO if temperature == "auto" else bool(temperature)
+        for role in _ROLES:
+            self.classification_.loc[self.modalities[role], "temperature"] = self.temperatures_[role]
+        for name, row in self.classification_.iterrows():
+            if row["cross_entropy"] > row["chance"] - 0.01:
+                msg = (
+                    f"train: {name!r} does not tell perturbations apart: held-out cross-entropy {row['cross_entropy']:.3f}, "
+                    f"chance {row['chance']:.3f}. Matches would be arbitrary. Use features in which perturbations show."
+                )
+                warnings.warn(msg, UserWarning, stacklevel=3)
+
+    def _held_out(self, role: str, codes: np.ndarray, split_key: str | None) -> np.ndarray:
+        """Cells that no part of the training has seen, or those that said when to stop."""
+        obs = self._modality(role).obs
+        if self.n_folds == 1 and split_key is not None and split_key in obs:
+            tests = (obs[split_key].astype(str).to_numpy() == _keys.SPLIT_VALUES[2]) & (codes >= 0)
+            if tests.any():
+                return np.flatnonzero(tests)
+        return self.splits_[role][1]
+
+    def _warn_of_shortcuts(self) -> None:
+        """Warn of what breaks the assumptions and can be seen in the registered data."""
+        if len(self.labels) < 4:
+            msg = (
+                f"perturbation_key: {len(self.labels)} shared labels give scores of {len(self.labels) - 1} dimension(s): "
+                "cells are matched along these alone, and by chance otherwise. More perturbations help."
+            )
+            warnings.warn(msg, UserWarning, stacklevel=3)
+        targets = {name for label in self.labels for name in label.split("+")}
+        for role in _ROLES:
+            if self._setup_argument(f"{role}_rep") is not None:
+                continue
+            own = [name for name in self._modality(role).var_names if name in targets]
+            if own:
+                from perturbia.errors import shorten
+
+                msg = (
+                    f"{self.modalities[role]!r}: {len(own)} feature(s) are targets of perturbations: {shorten(own, limit=5)}. "
+                    "Reads of the target itself tell the label without the state of the cell. Leave them out: "
+                    "adata[:, ~adata.var_names.isin(targets)]."
+                )
+                warnings.warn(msg, UserWarning, stacklevel=3)
+
+    @torch.no_grad()
+    def _logits(self, role: str, data: AnnData | MuData | None = None, batch_size: int = 8192) -> list[np.ndarray]:
+        """Logits of all cells of a modality under each of its classifiers."""
+        X = self._features_of(role, data)
+        self.module.eval()
+        device = next(self.module.parameters()).device
+        out: list[list[np.ndarray]] = [[] for _ in range(self.n_folds)]
+        for start in range(0, X.shape[0], batch_size):
+            block = X[start : start + batch_size]
+            block = block.toarray() if sparse.issparse(block) else np.asarray(block)
+            x = torch.as_tensor(block.astype(np.float32, copy=False), device=device)
+            for fold, classifier in enumerate(self._classifiers(role)):
+                out[fold].append(classifier(x).cpu().numpy())
+        return [np.concatenate(blocks) if blocks else np.empty((0, len(self.labels))) for blocks in out]
+
+    def _own_logits(self, role: str) -> np.ndarray:
+        """Logits of registered cells under the classifier that did not see them."""
+        logits = np.stack(self._logits(role))
+        fold = np.where(self.folds_[role] >= 0, self.folds_[role], 0)
+        return logits[fold, np.arange(logits.shape[1])]
+
+    def get_propensity(
+        self,
+        modality: str,
+        adata: AnnData | MuData | None = None,
+        indices: Sequence[int] | np.ndarray | None = None,
+        *,
+        kind: ScoreKind = "log_ratio",
+        floor: float = 1e-6,
+        batch_size: int = 8192,
+    ) -> np.ndarray:
+        """Propensity scores of cells.
+
+        Parameters
+        ----------
+        modality
+            Name of the modality, or ``"source"`` or ``"target"``.
+        adata
+            New cells of it, as AnnData or MuData with the registered features; those of the model by default.
+        indices
+            Positions of cells; all by default.
+        kind
+            ``"log_ratio"``: comparable between modalities; ``"clr"``, ``"logits"``, ``"probs"``, ``"sqrt_probs"`` as in
+            :func:`perturbia.stats.propensity_scores`.
+        floor
+            Least probability.
+        batch_size
+            Cells at a time.
+
+        Returns
+        -------
+        float64, shape (n_cells, n_labels), columns in the order of `labels`. With several folds, cells of the model get
+        the scores of the classifier that did not see them, new cells the mean over classifiers.
+        """
+        self._require_trained()
+        role = self._role(modality)
+        if kind not in get_args(ScoreKind):
+            msg = f"kind: expected one of {', '.join(map(repr, get_args(ScoreKind)))}, got {kind!r}."
+            raise ValueError(msg)
+        temperature = self.temperatures_[role] if self.use_temperature_ else 1.0
+        logits = self._logits(role, adata, batch_size)
+        scores = [
+            propensity_scores(
+                one,
+                kind=kind,
+                class_counts=classifier.class_counts.cpu().numpy(),
+                temperature=temperature,
+                floor=floor,
+            )
+            for one, classifier in zip(logits, self._classifiers(role), strict=True)
+        ]
+        own = adata is None or adata is self.adata
+        if self.n_folds == 1:
+            result = scores[0]
+        elif own:
+            fold = self.folds_[role]
+            result = np.mean(scores, axis=0)
+            inside = fold >= 0
+            result[inside] = np.stack(scores)[fold[inside], np.flatnonzero(inside)]
+        else:
+            result = np.mean(scores, axis=0)
+        return result if indices is None else result[np.asarray(indices)]
+
+    def get_latent_representation(
+        self,
+        modality: str,
+        adata: AnnData | MuData | None = None,
+        indices: Sequence[int] | np.ndarray | None = None,
+        **kwargs: Any,
+    ) -> np.ndarray:
+        """The same as :meth:`get_propensity`, under the name that scvi-tools models use.
+
+        Parameters
+        ----------
+        modality, adata, indices
+            As in :meth:`get_propensity`.
+        **kwargs
+            Its further arguments.
+
+        Returns
+        -------
+        float64, shape (n_cells, n_labels).
+        """
+        return self.get_propensity(modality, adata, indices, **kwargs)
+
+    def _matching_points(self, role: str, **options: Any) -> np.ndarray:
+        return self.get_propensity(role, **options)
+
+
+def _check_training(
+    max_epochs: int | None, batch_size: int, patience: int, train_size: float, temperature: object
+) -> None:
+    for name, value in (("max_epochs", max_epochs), ("batch_size", batch_size), ("patience", patience)):
+        if value is not None:
+            check_positive_integer(name, value)
+    if not 0 < train_size <= 1:
+        msg = f"train_size: expected a share in (0, 1], got {train_size!r}."
+        raise ValueError(msg)
+    if temperature not in {"auto", True, False}:
+        msg = f"temperature: expected 'auto', True or False, got {temperature!r}."
+        raise ValueError(msg)
+
+
+def _classification(logits: np.ndarray, codes: np.ndarray, labels: list[str], *, held_out: bool) -> dict[str, Any]:
+    """How well cells that did not train are told apart."""
+    frequency = np.bincount(codes, minlength=len(labels)) / len(codes)
+    chance = float(-(frequency[frequency > 0] * np.log(frequency[frequency > 0])).sum())
+    return {
+        "n_cells": len(codes),
+        "held_out": held_out,
+        "cross_entropy": cross_entropy(logits, codes),
+        "chance": chance,
+        "accuracy": float((logits.argmax(1) == codes).mean()),
+        "majority": float(frequency.max()),
+    }
