@@ -2,8 +2,8 @@
 
 Usage: python scripts/make_bundled_data.py SOURCE [--out src/perturbia/datasets/data]
 
-SOURCE holds one folder per screen with an h5ad extract of the publisher's repository (which repository, and what
-the extract took from it, is in the note beside every file). This step changes no count: it checks the
+SOURCE holds one folder per data set with an extract of the publisher's repository (which repository, and what the
+extract took from it, is in the note beside every file). This step changes no count: it checks the
 counts, writes labels in canonical form, narrows the types on disk and leaves out what can be computed again.
 """
 
@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
+from paired_extracts import citeseq, scgem
+from raw_counts import refuse_empty_cells, whole_counts
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -26,18 +28,8 @@ EXTRACTS = {
     "tapseq": "perturbseq_tapseq20/tapseq20_small.h5ad",
     "datlinger": "perturbseq_datlinger21/datlinger21_scifi_subset.h5ad",
 }
+PAIRED = {"pbmc_citeseq": (citeseq, "citeseq_10x_pbmc"), "scgem": (scgem, "paired_scgem")}
 LEFT_OUT = {"norman": ["dataset", "count_recovery_error"], "datlinger": ["percent_mito"]}
-
-
-def whole_counts(matrix: sp.spmatrix | np.ndarray, name: str) -> sp.csr_matrix:
-    """The counts as CSR in the smallest unsigned type; raises where they are no counts."""
-    counts = sp.csr_matrix(matrix)
-    counts.eliminate_zeros()
-    counts.sort_indices()
-    if (counts.data < 0).any() or (counts.data != np.round(counts.data)).any():
-        msg = f"{name}: expected non-negative whole numbers, got others."
-        raise ValueError(msg)
-    return counts.astype(np.min_scalar_type(int(counts.data.max())))
 
 
 def canonical(label: str) -> str:
@@ -91,9 +83,7 @@ def compact(adata: AnnData, name: str) -> AnnData:
         obs=obs.apply(narrow),
         var=pd.DataFrame(index=adata.var_names),
     )
-    if (np.asarray(out.X.sum(1)) == 0).any():
-        msg = f"{name}: a cell has no counts."
-        raise ValueError(msg)
+    refuse_empty_cells(out.X, name)
     if "guide_counts" in adata.obsm:
         out.obsm["guide_counts"] = whole_counts(adata.obsm["guide_counts"], f"{name} guides")
         out.uns["guide_names"] = np.asarray(adata.uns["guide_names"], dtype=str)
@@ -110,7 +100,7 @@ def write(adata: AnnData, path: Path) -> None:
 
 
 def main() -> None:
-    """Write one h5ad per screen."""
+    """Write one h5ad per data set."""
     import anndata
 
     parser = argparse.ArgumentParser(description="Make the bundled data sets.")
@@ -120,6 +110,8 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     for name, extract in EXTRACTS.items():
         write(compact(anndata.read_h5ad(options.source / extract), name), options.out / f"{name}.h5ad")
+    for name, (make, folder) in PAIRED.items():
+        write(make(options.source / folder), options.out / f"{name}.h5ad")
 
 
 if __name__ == "__main__":

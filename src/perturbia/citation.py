@@ -215,6 +215,18 @@ _ENTRIES: dict[str, tuple[str, dict[str, str]]] = {
             "doi": "10.1038/s41592-021-01153-z",
         },
     ),
+    "cheow2016": (
+        "article",
+        {
+            "author": "Cheow, Lih Feng and others",
+            "title": "Single-cell multimodal profiling reveals cellular epigenetic heterogeneity",
+            "journal": "Nature Methods",
+            "volume": "13",
+            "pages": "833--836",
+            "year": "2016",
+            "doi": "10.1038/nmeth.3961",
+        },
+    ),
 }
 
 _MODEL = ("gayoso2022", "virshup2024")
@@ -241,6 +253,7 @@ _SOURCES: dict[str, tuple[str, ...]] = {
     "norman": ("norman2019",),
     "tapseq": ("schraivogel2020",),
     "datlinger": ("datlinger2021",),
+    "scgem": ("cheow2016",),
     "norman_2019": ("norman2019", "peidli2024"),
     "replogle_2022_k562_essential": ("replogle2022", "peidli2024"),
     "papalexi_2021": ("papalexi2021", "peidli2024"),

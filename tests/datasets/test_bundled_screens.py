@@ -109,7 +109,8 @@ def test_note_states_source_and_licence(screen):
 
 def test_every_file_has_a_loader_and_a_note():
     files = {entry.name for entry in DATA.iterdir()}
-    assert files == {f"{name}{ending}" for name in FACTS for ending in (".h5ad", ".md")}
+    names = {*FACTS, *pb.datasets.bundled_modalities.__all__}
+    assert files == {f"{name}{ending}" for name in names for ending in (".h5ad", ".md")}
 
 
 def test_package_data_stay_small():

@@ -9,8 +9,11 @@ __getattr__, __dir__, __all__ = _lazy.attach(
     submod_attrs={
         "bundled_screens": ["datlinger", "norman", "papalexi", "tapseq"],
         "public_screens": ["norman_2019", "papalexi_2021", "replogle_2022_k562_essential"],
+        "bundled_modalities": ["pbmc_citeseq", "scgem"],
         "comparative_simulator": ["simulate_comparative"],
+        "modality_simulator": ["simulate_modalities"],
         "sams_simulator": ["simulate_sams"],
+        "scene_image_simulator": ["simulate_scene_images"],
         "screen_simulator": ["simulate_screen"],
         "svae_simulator": ["simulate_svae"],
     },
