@@ -78,13 +78,23 @@ def test_partners_of_another_group_are_left_out_with_a_warning(alignment, held):
     np.testing.assert_array_equal(scores.table["trace"], expected.table["trace"])
 
 
+def test_partners_outside_the_block_of_a_cell_have_no_mass(alignment):
+    """Groups coarser than the blocks: a partner is a candidate that the tile of the cell does not hold."""
+    pairs = alignment.pairs.copy()
+    pairs[[0, 5, 6]] = 9, 3, 0
+    everyone = {"source_groups": np.full(17, "all"), "target_groups": np.full(17, "all")}
+    scores = coupling_trace(Coupling.from_matrix(alignment.plan, **alignment.groups), pairs, **everyone)
+    expected = [alignment.weights[i, j] for i, j in enumerate(pairs) if j >= 0 and alignment.plan[i].any()]
+    assert scores.macro["trace"] == pytest.approx(np.mean(expected))
+
+
 def test_cells_outside_all_blocks_are_unmatched(alignment):
     """Without labels, a cell that no block holds has no group: that is neither an error nor another group."""
     coupling = Coupling.from_matrix(alignment.plan, **alignment.groups)
     pairs = alignment.pairs.copy()
-    pairs[14] = 13  # a source cell and a target cell of groups that one side lacks
+    pairs[[14, 15]] = 13, 5  # source cells of a group that one side lacks, with partners in such a group and in a block
     scores = coupling_trace(coupling, pairs)
-    assert scores.left_out.to_dict() == {"unpaired": 4, "partner_in_other_group": 0, "unmatched": 3}
+    assert scores.left_out.to_dict() == {"unpaired": 3, "partner_in_other_group": 0, "unmatched": 4}
     assert scores.table.loc["b", "trace"] == pytest.approx(np.mean(by_hand(alignment)["b"]))
 
 

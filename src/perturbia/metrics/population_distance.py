@@ -110,8 +110,8 @@ def matched_distribution(
     --------
     >>> import numpy as np
     >>> x = np.array([[0.0], [2.0], [4.0]])
-    >>> matched_distribution(x, x + 1).macro.round(3).to_dict()
-    {'mean_distance': 1.0, 'wasserstein1': 1.0, 'wasserstein2': 1.0, 'energy_distance': -0.222, 'gaussian_kl': 0.125}
+    >>> matched_distribution(x, x + 4).macro.round(3).to_dict()
+    {'mean_distance': 4.0, 'wasserstein1': 4.0, 'wasserstein2': 4.0, 'energy_distance': 2.667, 'gaussian_kl': 2.0}
     """
     real, predicted = dense_matrix(truth, "truth"), dense_matrix(prediction, "prediction")
     if real.shape[1] != predicted.shape[1]:
