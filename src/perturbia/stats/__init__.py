@@ -15,6 +15,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "energy": ["EnergyDistances", "energy_distance", "pairwise_energy_distance"],
         "energy_permutation": ["EnergyTest", "energy_test", "holm_sidak"],
         "gaussian_distance": ["mean_variance_distance", "symmetric_kl"],
+        "group_distances": ["group_distance_tests"],
         "group_moments": ["GroupEffects", "GroupMoments", "effects_against", "group_means"],
         "kernel_discrepancy": ["KernelDiscrepancies", "median_distance", "mmd", "pairwise_mmd"],
         "log_ratios": ["cross_entropy", "fit_temperature", "propensity_scores"],

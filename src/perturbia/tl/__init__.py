@@ -7,6 +7,7 @@ import lazy_loader as _lazy
 __getattr__, __dir__, __all__ = _lazy.attach(
     __name__,
     submod_attrs={
+        "alignment_evaluation": ["evaluate_alignment"],
         "calibration_curves": ["Calibration", "calibration"],
         "cell_alignment": ["align"],
         "feature_imputation": ["impute"],

@@ -150,12 +150,18 @@ def align(
         progress=progress,
     )
     if mdata is not None and key_added is not None:
-        about = {
-            "perturbation_key": perturbation_key,
-            "use_rep": {role: rep or "X" for role, rep in reps.items()},
-        }
         statistics = coupling.statistics(cost_between(points, cost) if method != "gw" else None)
-        write_coupling(mdata, coupling, (names["source"], names["target"]), key_added, keep=keep, about=about)
+        write_coupling(
+            mdata,
+            coupling,
+            (names["source"], names["target"]),
+            key_added,
+            keep=keep,
+            about={"use_rep": {role: rep or "X" for role, rep in reps.items()}},
+            perturbation_key=perturbation_key,
+            control=control,
+            sep=sep,
+        )
         write_match_statistics((chosen[names["source"]], chosen[names["target"]]), statistics, key_added)
     return coupling
 

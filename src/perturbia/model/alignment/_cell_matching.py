@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from perturbia import _keys
+from perturbia.errors import NotTrainedError
+from perturbia.model.alignment._modalities import read_features
 from perturbia.model.alignment._registration import RegisteredAligner
 from perturbia.model.alignment.coupling_storage import write_coupling
 from perturbia.stats import couple
@@ -14,6 +16,7 @@ from perturbia.stats import couple
 if TYPE_CHECKING:
     from anndata import AnnData
 
+    from perturbia.model.alignment.feature_translator import FeatureTranslator
     from perturbia.stats.block_matching import Aligner
     from perturbia.stats.coupling import Coupling, MatchStatistics
     from perturbia.stats.transport_cost import Cost
@@ -27,12 +30,65 @@ PAPER = {"kind": "logits", "cost": "euclidean", "scale_cost": None, "epsilon": 0
 class CellMatching(RegisteredAligner):
     """`align` of models that put both modalities in one space."""
 
-    coupling_: Coupling | None = None
+    _coupling: Coupling | None = None
     _obsm_key = "X_aligned"
 
     def _matching_points(self, role: str, **options: Any) -> np.ndarray:
         """Coordinates of the cells of a modality."""
         raise NotImplementedError
+
+    @property
+    def coupling(self) -> Coupling:
+        """The coupling that :meth:`align` made last, source × target."""
+        if self._coupling is None:
+            msg = f"{type(self).__name__}: expected an alignment. Call .align() first."
+            raise NotTrainedError(msg)
+        return self._coupling
+
+    def translate(
+        self,
+        source: str | None = None,
+        target: str | None = None,
+        *,
+        layer: str | None = None,
+        use_rep: str | None = None,
+        loss: Literal["projected", "plain", "projected_exact"] = "projected",
+        **training: Any,
+    ) -> FeatureTranslator:
+        """Learn to predict the features of one modality from those of the other, through the coupling.
+
+        Parameters
+        ----------
+        source
+            Modality that is known; the source of the model by default. Its registered features are what is read.
+        target
+            Modality that is predicted.
+        layer, use_rep
+            Layer or key of `obsm` of `target` with the features to predict; `X` by default. Real features rather than
+            embeddings, and log-normalised values rather than counts.
+        loss
+            ``"projected"``: predictions, averaged over the matches of a target cell, are to equal its features: unbiased, from
+            two draws a cell; ``"projected_exact"``: the same over all kept matches; ``"plain"``: predictions for single
+            matches are to, which fits their mean, flattened by uncertain matches.
+        **training
+            Arguments of :func:`~perturbia.model.alignment.feature_translator.fit_translator`.
+
+        Returns
+        -------
+        The translator: ``translator.predict(features)`` gives float32 predictions for any cells.
+        """
+        from perturbia.model.alignment.feature_translator import fit_translator
+
+        self._require_trained()
+        roles = self.modalities
+        known = self._role(source or (roles["source"] if target is None else _other(roles, target)))
+        wanted = "target" if known == "source" else "source"
+        if target is not None and self._role(target) != wanted:
+            msg = f"target: expected the other modality than {roles[known]!r}, got {target!r}."
+            raise ValueError(msg)
+        values = read_features(self._modality(wanted), use_rep=use_rep, layer=layer, modality=roles[wanted])
+        coupling = self.coupling if wanted == "source" else self.coupling.transpose()
+        return fit_translator(self._features_of(known), values, coupling, loss=loss, **training)
 
     def align(
         self,
@@ -88,7 +144,7 @@ class CellMatching(RegisteredAligner):
 
         Returns
         -------
-        The coupling, source × target, also as `coupling_` of the model. With `key_added`, `mdata` gains
+        The coupling, source × target, also as `coupling` of the model. With `key_added`, `mdata` gains
 
         - `obsp[key_added]`: CSR float32, joint masses in the rows of source and the columns of target cells;
         - `uns[key_added]`: how it was made, with a table of perturbations;
@@ -145,22 +201,33 @@ class CellMatching(RegisteredAligner):
             seed=seed,
             progress=progress,
         )
-        self.coupling_ = coupling
+        self._coupling = coupling
         if key_added is not None and self.adata is not None:
             about = {
                 "model": type(self).__name__,
-                "perturbation_key": self._setup_argument("perturbation_key"),
                 "preset": preset or "",
                 **{name: value for name, value in score_options.items() if isinstance(value, str | int | float)},
             }
             roles = self.modalities
             modalities = (self.adata.mod[roles["source"]], self.adata.mod[roles["target"]])
             statistics = coupling.statistics(cost_between(points, cost or "sqeuclidean") if method != "gw" else None)
-            write_coupling(self.adata, coupling, (roles["source"], roles["target"]), key_added, keep=keep, about=about)
+            write_coupling(
+                self.adata,
+                coupling,
+                (roles["source"], roles["target"]),
+                key_added,
+                keep=keep,
+                about=about,
+                **{name: self._setup_argument(name) for name in ("perturbation_key", "control", "sep")},
+            )
             write_match_statistics(modalities, statistics, key_added)
             for adata, role in zip(modalities, ("source", "target"), strict=True):
                 adata.obsm[self._obsm_key] = scores[role].astype(np.float32)
         return coupling
+
+
+def _other(roles: dict[str, str], modality: str) -> str:
+    return roles["source"] if modality in {"target", roles["target"]} else roles["target"]
 
 
 def write_match_statistics(modalities: tuple[AnnData, AnnData], statistics: MatchStatistics, key: str) -> None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from perturbia import _keys
 from perturbia.errors import ModalityError, shorten
 from perturbia.model.alignment._modalities import positions_in
+from perturbia.model.alignment._shared_labels import shared_labels
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from anndata import AnnData
     from mudata import MuData
 
@@ -34,8 +37,6 @@ class StoredCoupling:
         The modalities.
     source_name, target_name
         Their names.
-    groups
-        Label of every source and of every target cell, text.
     metadata
         What `mdata.uns` says of it.
     """
@@ -57,6 +58,24 @@ class StoredCoupling:
         scale = np.divide(1.0, sums, out=np.zeros_like(sums), where=sums > 0)
         return (sp.diags_array(scale) @ self.matrix).tocsr()
 
+    def codes(self) -> tuple[np.ndarray, np.ndarray]:
+        """Number of the shared label of every source and every target cell.
+
+        Returns
+        -------
+        Both int64; -1 where the other modality lacks the label.
+        """
+        control = [str(one) for one in np.atleast_1d(self.metadata.get("control", []))]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # who has no partners was said when they were aligned
+            labels = shared_labels(
+                {self.source_name: self.source, self.target_name: self.target},
+                str(self.metadata["perturbation_key"]),
+                control=control or None,
+                sep=str(self.metadata.get("sep", "")) or None,
+            )
+        return labels.codes[self.source_name], labels.codes[self.target_name]
+
     def coupling(self) -> Coupling:
         """The same as an object, one block a perturbation.
 
@@ -66,13 +85,8 @@ class StoredCoupling:
         """
         from perturbia.stats.coupling import Coupling
 
-        labels = [
-            adata.obs[_keys.OBS_SHARED_LABEL].to_numpy() if _keys.OBS_SHARED_LABEL in adata.obs else None
-            for adata in (self.source, self.target)
-        ]
-        if labels[0] is None or labels[1] is None:
-            return Coupling.from_matrix(self.matrix)
-        return Coupling.from_matrix(self.matrix, source_groups=labels[0], target_groups=labels[1])
+        source, target = self.codes()
+        return Coupling.from_matrix(self.matrix, source_groups=source, target_groups=target)
 
 
 def write_coupling(
@@ -83,6 +97,9 @@ def write_coupling(
     *,
     keep: tuple[float, int],
     about: dict[str, Any],
+    perturbation_key: str,
+    control: str | Sequence[str] | None,
+    sep: str | None,
 ) -> None:
     """Store a coupling.
 
@@ -100,6 +117,8 @@ def write_coupling(
         Share of the mass of a row to keep, and its entries at most.
     about
         Further plain values for `uns`.
+    perturbation_key, control, sep
+        How labels were read.
     """
     from importlib.metadata import version
 
@@ -119,6 +138,9 @@ def write_coupling(
         "source": names[0],
         "target": names[1],
         **coupling.parameters,
+        "perturbation_key": perturbation_key,
+        "control": [] if control is None else [control] if isinstance(control, str) else list(control),
+        "sep": sep or "",
         **about,
         "keep_mass": float(keep[0]),
         "keep_entries": int(keep[1]),

@@ -11,11 +11,13 @@ import torch
 from scipy import sparse
 
 from perturbia import _keys
+from perturbia.model.alignment._alignment_diagnostics import batch_leakage, diagnose
 from perturbia.model.alignment._cell_matching import CellMatching
-from perturbia.model.alignment._propensity_module import PropensityModule
+from perturbia.model.alignment._classification_scores import classification_scores
+from perturbia.model.alignment._propensity_module import ModalityClassifier, PropensityModule
 from perturbia.model.alignment._propensity_training import fit_classifier, folds_of, stratified_split
 from perturbia.model.base._arguments import check_positive_integer
-from perturbia.stats.log_ratios import ScoreKind, cross_entropy, fit_temperature, propensity_scores
+from perturbia.stats.log_ratios import ScoreKind, fit_temperature, propensity_scores
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,11 +26,20 @@ if TYPE_CHECKING:
     from mudata import MuData
     from torch import nn
 
-    from perturbia.model.alignment._propensity_module import ModalityClassifier
-
 __all__ = ["PropensityAligner"]
 
 _ROLES = ("source", "target")
+_ADAMW = {"optimizer": "AdamW", "lr": 1e-3, "weight_decay": 1e-3, "eps": 1e-8}
+_DEFAULT_TRAINING: dict[str, Any] = {
+    "max_epochs": None,
+    "batch_size": 256,
+    "early_stopping": True,
+    "patience": 20,
+    "accelerator": "auto",
+    "devices": "auto",
+    "plan_kwargs": _ADAMW,
+    "enable_progress_bar": False,
+}
 #: Ratio of the temperatures of two modalities beyond which ``temperature="auto"`` applies them.
 _TEMPERATURE_RATIO = 1.25
 
@@ -107,6 +118,12 @@ class PropensityAligner(CellMatching):
             raise ValueError(msg)
         by_role = {self._role(name): encoder for name, encoder in (encoders or {}).items()}
         self.seed, self.n_folds = seed, n_folds
+        self._classifier_options: dict[str, Any] = {
+            "n_hidden": n_hidden,
+            "n_layers": n_layers,
+            "dropout_rate": dropout_rate,
+        }
+        self._encoders = by_role
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             self.module = self._module_cls(
@@ -114,9 +131,7 @@ class PropensityAligner(CellMatching):
                 len(self.labels),
                 encoders=by_role,
                 n_folds=n_folds,
-                n_hidden=n_hidden,
-                n_layers=n_layers,
-                dropout_rate=dropout_rate,
+                **self._classifier_options,
             )
         # what training learns besides weights; saved with the model
         self.temperatures_: dict[str, float] = {}
@@ -195,26 +210,20 @@ class PropensityAligner(CellMatching):
         """
         _check_training(max_epochs, batch_size, patience, train_size, temperature)
         self._warn_of_shortcuts()
-        options = {
+        self._training_options = options = {
             "max_epochs": max_epochs,
             "batch_size": batch_size,
             "early_stopping": early_stopping,
             "patience": patience,
             "accelerator": accelerator,
             "devices": devices,
-            "plan_kwargs": {
-                "lr": lr,
-                "weight_decay": weight_decay,
-                "eps": 1e-8,
-                "optimizer": "AdamW",
-                **(plan_kwargs or {}),
-            },
+            "plan_kwargs": {**_ADAMW, "lr": lr, "weight_decay": weight_decay, **(plan_kwargs or {})},
             **trainer_kwargs,
         }
         history: dict[str, pd.DataFrame] = {}
         for which, role in enumerate(_ROLES):
             X, codes = self._features_of(role), self._codes_of(role)
-            groups = self._groups_of(role, group_key)
+            groups = self._groups_of(role, group_key) if self.n_folds > 1 else None
             self.folds_[role] = (
                 np.zeros(len(codes), dtype=np.int64)
                 if self.n_folds == 1
@@ -232,6 +241,14 @@ class PropensityAligner(CellMatching):
         self.is_trained_ = True
         self.module.eval()
         self._calibrate(temperature, split_key)
+
+    def _new_classifier(self, role: str, *, seed: int) -> ModalityClassifier:
+        """A classifier like those of the model, untrained."""
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return ModalityClassifier(
+                self._n_features(role), len(self.labels), encoder=self._encoders.get(role), **self._classifier_options
+            )
 
     def _parts(
         self, role: str, codes: np.ndarray, fold: int, split_key: str | None, train_size: float
@@ -259,7 +276,7 @@ class PropensityAligner(CellMatching):
 
     def _groups_of(self, role: str, group_key: str | None) -> np.ndarray | None:
         key = group_key or self._setup_argument("batch_key")
-        if key is None or self.n_folds == 1:
+        if key is None:
             return None
         obs = self._modality(role).obs
         if key not in obs:
@@ -280,12 +297,14 @@ class PropensityAligner(CellMatching):
             cells = np.flatnonzero(codes >= 0) if seen else cells
             logits = self._own_logits(role)[cells]
             self.temperatures_[role] = fit_temperature(logits, codes[cells])
-            rows[self.modalities[role]] = _classification(logits, codes[cells], self.labels, held_out=not seen)
+            rows[self.modalities[role]] = {
+                **classification_scores(logits, codes[cells], len(self.labels)),
+                "held_out": not seen,
+                "temperature": self.temperatures_[role],
+            }
         self.classification_ = pd.DataFrame(rows).T
         ratio = max(self.temperatures_.values()) / min(self.temperatures_.values())
         self.use_temperature_ = ratio > _TEMPERATURE_RATIO if temperature == "auto" else bool(temperature)
-        for role in _ROLES:
-            self.classification_.loc[self.modalities[role], "temperature"] = self.temperatures_[role]
         for name, row in self.classification_.iterrows():
             if row["cross_entropy"] > row["chance"] - 0.01:
                 msg = (
@@ -431,6 +450,81 @@ class PropensityAligner(CellMatching):
         """
         return self.get_propensity(modality, adata, indices, **kwargs)
 
+    def diagnose(
+        self, *, key: str = "coupling", n_permutations: int = 500, max_cells: int = 500, seed: int = 0
+    ) -> pd.DataFrame:
+        """What speaks for and against the matches, one row a perturbation.
+
+        Parameters
+        ----------
+        key
+            Key of the alignment stored by :meth:`align`; without one, columns about matches are missing.
+        n_permutations
+            Permutations of the two-sample tests.
+        max_cells
+            Cells of a perturbation in each modality that are tested at most.
+        seed
+            Seed of draws and permutations.
+
+        Returns
+        -------
+        Columns
+
+        - `n_source`, `n_target`: cells;
+        - `auroc_source`, `auroc_target`: how well held-out cells are told from those of all other perturbations, 0.5 by
+          chance: the worse modality limits the matches;
+        - `energy_distance`, `p_value`, `p_adjusted`: whether scores of both modalities have one distribution, which they
+          have if the assumptions hold, neither modality is noisier and populations are the same;
+        - `n_effective`: median effective number of matches of a source cell; `max_hubness`: largest mass that a target cell
+          receives, relative to an even share; `iterations`, `marginal_error`, `converged`, `kept_mass` of the solver.
+
+        Accuracies and calibration of the classifiers are in `classification_`.
+
+        Raises
+        ------
+        NotTrainedError
+            Before training.
+
+        Warns
+        -----
+        UserWarning
+            Perturbations whose scores differ between modalities, hubs, labels that one modality names nearly always and the
+            other does not.
+        """
+        self._require_trained()
+        return diagnose(self, key=key, n_permutations=n_permutations, max_cells=max_cells, seed=seed)
+
+    def check_batches(self, group_key: str | None = None, *, n_folds: int = 3, **training: Any) -> pd.DataFrame:
+        """Compare how well cells of unseen batches and of seen ones are told apart: much worse means a shortcut.
+
+        Trains `n_folds` classifiers of either kind a modality and leaves the model as it is.
+
+        Parameters
+        ----------
+        group_key
+            Column of `obs` of each modality with batches or donors; the registered batch by default.
+        n_folds
+            Folds; at most as many as batches.
+        **training
+            Arguments of :meth:`train` in place of those of the last training: `max_epochs`, `batch_size`, `accelerator`, ….
+
+        Returns
+        -------
+        Rows (modality, ``"random"`` or ``"batches"``), columns as in `classification_`.
+
+        Raises
+        ------
+        KeyError, SplitError
+            If there is no such column, or there are fewer batches than folds.
+        """
+        self._require_trained()
+        check_positive_integer("n_folds", n_folds)
+        if group_key is None and self._setup_argument("batch_key") is None:
+            msg = "group_key: expected a column of obs of each modality, got None, and no batch_key was registered."
+            raise KeyError(msg)
+        options = {**_DEFAULT_TRAINING, **getattr(self, "_training_options", {}), **training}
+        return batch_leakage(self, group_key or self._setup_argument("batch_key"), n_folds=n_folds, **options)
+
     def _matching_points(self, role: str, **options: Any) -> np.ndarray:
         return self.get_propensity(role, **options)
 
@@ -447,17 +541,3 @@ def _check_training(
     if temperature not in {"auto", True, False}:
         msg = f"temperature: expected 'auto', True or False, got {temperature!r}."
         raise ValueError(msg)
-
-
-def _classification(logits: np.ndarray, codes: np.ndarray, labels: list[str], *, held_out: bool) -> dict[str, Any]:
-    """How well cells that did not train are told apart."""
-    frequency = np.bincount(codes, minlength=len(labels)) / len(codes)
-    chance = float(-(frequency[frequency > 0] * np.log(frequency[frequency > 0])).sum())
-    return {
-        "n_cells": len(codes),
-        "held_out": held_out,
-        "cross_entropy": cross_entropy(logits, codes),
-        "chance": chance,
-        "accuracy": float((logits.argmax(1) == codes).mean()),
-        "majority": float(frequency.max()),
-    }

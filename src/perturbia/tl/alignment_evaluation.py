@@ -1,0 +1,134 @@
+"""Scores of a stored coupling against what is known of the truth."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from perturbia.errors import LabelError, shorten
+from perturbia.metrics import alignment
+from perturbia.model.alignment._modalities import check_mudata, read_features
+from perturbia.model.alignment.coupling_storage import read_coupling
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from anndata import AnnData
+    from mudata import MuData
+
+    from perturbia.stats.coupling import Coupling
+
+__all__ = ["evaluate_alignment"]
+
+
+def evaluate_alignment(
+    mdata: MuData,
+    *,
+    coupling: str | Coupling = "coupling",
+    pairs: str | None = None,
+    use_rep: str | Mapping[str, str] | None = None,
+    labels: str | None = None,
+    distribution: bool = False,
+    source: str | None = None,
+    target: str | None = None,
+) -> pd.Series:
+    """Score an alignment in every way that what is known allows, within perturbations.
+
+    Parameters
+    ----------
+    mdata
+        Data with a stored coupling.
+    coupling
+        Its key; or the object that an aligner returned, whose plan is whole, for the modalities `source` and `target`.
+    pairs
+        Column of `obs` of both modalities that is the same for true partners, such as a barcode; for evaluation alone.
+    use_rep
+        Key of `obsm` of both modalities with coordinates in one space, such as true latents of a simulation; or modality →
+        key. With `pairs` alone, the key of the target is enough.
+    labels
+        Column of `obs` of both modalities with a finer label, such as a cell type, which was not used to align.
+    distribution
+        Whether to compare predicted populations with real ones, too.
+    source, target
+        Modalities; as stored by default.
+
+    Returns
+    -------
+    Series of scores, as :func:`perturbia.metrics.alignment` describes them.
+
+    Raises
+    ------
+    KeyError, ModalityError
+        If there is no such coupling.
+    LabelError
+        If `pairs` or `labels` are no columns, or pairs are not unique.
+    ValueError
+        If there is nothing to score against.
+
+    Examples
+    --------
+    >>> import perturbia as pb
+    >>> mdata = pb.datasets.simulate_modalities(n_cells=20, n_perturbations=4, n_latent=2)
+    >>> _ = pb.tl.align(mdata, use_rep="truth_log_ratio", method="emd")
+    >>> scores = pb.tl.evaluate_alignment(mdata, pairs="pair", use_rep="truth_latent")
+    >>> round(scores["trace_macro"], 2)
+    1.0
+    """
+    check_mudata(mdata)
+    names, modalities, held, groups = _read(mdata, coupling, source, target)
+    first, second = modalities
+    given: dict[str, Any] = {"source_groups": groups[0], "target_groups": groups[1]} if groups else {}
+    if pairs is not None:
+        given["pairs"] = _partners(first, second, pairs, names)
+    if labels is not None:
+        given |= {
+            f"{role}_labels": _column(adata, labels, name, "labels").astype(str).to_numpy()
+            for role, adata, name in zip(("source", "target"), modalities, names, strict=True)
+        }
+    if use_rep is not None:
+        reps = dict.fromkeys(names, use_rep) if isinstance(use_rep, str) else dict(use_rep)
+        given["x_target"] = _dense(read_features(second, use_rep=reps[names[1]], layer=None, modality=names[1]))
+        if names[0] in reps:
+            given["x_source"] = _dense(read_features(first, use_rep=reps[names[0]], layer=None, modality=names[0]))
+    return alignment(held, distribution=distribution, **given)
+
+
+def _read(
+    mdata: MuData, coupling: str | Coupling, source: str | None, target: str | None
+) -> tuple[tuple[str, str], tuple[AnnData, AnnData], Any, tuple[np.ndarray, np.ndarray] | None]:
+    if isinstance(coupling, str):
+        stored = read_coupling(mdata, coupling, source=source, target=target)
+        names, modalities = (stored.source_name, stored.target_name), (stored.source, stored.target)
+        return names, modalities, stored.matrix, stored.codes()
+    names = tuple(mdata.mod)[:2] if source is None or target is None else (source, target)
+    return names, (mdata.mod[names[0]], mdata.mod[names[1]]), coupling, None
+
+
+def _column(adata: AnnData, key: str, modality: str, argument: str) -> pd.Series:
+    if key not in adata.obs:
+        msg = (
+            f"{argument}: expected a column of obs of {modality!r}, got {key!r}; they are {shorten(adata.obs.columns)}."
+        )
+        raise LabelError(msg)
+    return adata.obs[key]
+
+
+def _partners(source: AnnData, target: AnnData, key: str, names: tuple[str, str]) -> np.ndarray:
+    """Position of the true partner of each source cell, -1 for none."""
+    first, second = (_column(adata, key, name, "pairs") for adata, name in zip((source, target), names, strict=True))
+    known = second.notna().to_numpy()
+    index = pd.Index(second[known].astype(str))
+    if not index.is_unique:
+        msg = f"pairs: expected values of obs[{key!r}] that are unique among cells of {names[1]!r}, got duplicates."
+        raise LabelError(msg)
+    position = index.get_indexer(first.astype(str))
+    found = np.flatnonzero(known)
+    partners = np.where(position >= 0, found[np.maximum(position, 0)] if len(found) else -1, -1)
+    partners[first.isna().to_numpy()] = -1
+    return partners
+
+
+def _dense(values: Any) -> np.ndarray:
+    return values.toarray() if hasattr(values, "toarray") else np.asarray(values)
