@@ -108,9 +108,9 @@ def test_bad_matrices(coupling, match):
         CouplingTiles(coupling)
 
 
-class Broken:
-    def __init__(self, *tiles):
-        self.shape = (2, 2)
+class Given:
+    def __init__(self, *tiles, shape=(2, 2)):
+        self.shape = shape
         self.content = tiles
 
     def tiles(self, max_rows=1024):
@@ -133,18 +133,33 @@ BOTH = np.array([0, 1])
 )
 def test_bad_tiles(tiles, match):
     with pytest.raises(ValueError, match=match):
-        list(CouplingTiles(Broken(*tiles), ["all", "all"], ["all", "all"]).tiles())
+        list(CouplingTiles(Given(*tiles), ["all", "all"], ["all", "all"]).tiles())
 
 
 def test_no_tiles_are_no_blocks():
     with pytest.raises(ValueError, match="coupling: expected mass"):
-        CouplingTiles(Broken())
+        CouplingTiles(Given())
 
 
 def test_mass_between_groups_is_refused(alignment, held):
     other = np.roll(alignment.target_groups, 1)
     with pytest.raises(ValueError, match=r"coupling: expected mass within groups only, got \d"):
         list(CouplingTiles(held, alignment.source_groups, other).tiles())
+
+
+@pytest.mark.parametrize("kind", ["dense", "tiles"])
+def test_cells_without_a_group_are_unmatched(kind):
+    """Neither a group of their own nor one together."""
+    plan = np.diag([1.0, 2.0, 0.0, 0.0])
+    held = Given((np.arange(4), np.arange(4), plan), shape=(4, 4)) if kind == "tiles" else plan
+    groups = ["a", "b", None, np.nan]
+    tiles = CouplingTiles(held, groups, groups)
+    np.testing.assert_array_equal(assembled(tiles, dense=True)[0], np.diag([1.0, 1.0, 0.0, 0.0]))
+    scores = coupling_trace(held, np.arange(4), source_groups=groups, target_groups=groups)
+    assert scores.left_out.to_dict() == {"unpaired": 0, "partner_in_other_group": 0, "unmatched": 2}
+    plan[2, 3] = 1.0
+    with pytest.raises(ValueError, match=r"mass within groups only, got 25.0% between them"):
+        list(CouplingTiles(held, groups, groups).tiles())
 
 
 def test_mass_between_groups_up_to_rounding_is_not():
@@ -159,7 +174,8 @@ def test_mass_between_groups_up_to_rounding_is_not():
         (None, ["a", "b"], "source_groups: expected labels, as target_groups"),
         (["a"], ["a", "b"], r"source_groups: expected one label a row, shape \(2,\)"),
         (["a", "b"], ["a"], r"target_groups: expected one label a row, shape \(2,\)"),
-        (["a", None], ["a", "b"], "source_groups: expected a label for every row, got 1 missing"),
+        ([None, None], ["a", "b"], "none in common"),
+        ([None, "a"], ["a", None], "coupling: expected mass within groups only, got 100.0%"),
         (["a", "b"], ["c", "d"], "target_groups: expected groups of source_groups, got none in common"),
         ([0, 1], ["0", "1"], "none in common"),
     ],

@@ -74,9 +74,9 @@ def test_groups_weigh_alike_or_by_their_real_cells():
     assert scores.table["mean_distance"].to_dict() == pytest.approx({"a": 1.0, "b": 3.0, "c": np.nan}, nan_ok=True)
     assert scores.macro["mean_distance"] == pytest.approx(2.0)
     assert scores.micro["mean_distance"] == pytest.approx(2.5)
-    assert scores.left_out.to_dict() == {"group_on_one_side": 0}
+    assert scores.left_out.to_dict() == {"without_counterpart": 0}
     other = matched_distribution(real, predicted[:2], truth_groups=groups, prediction_groups=["a", "a"])
-    assert other.left_out.to_dict() == {"group_on_one_side": 6}
+    assert other.left_out.to_dict() == {"without_counterpart": 6}
     assert other.macro["mean_distance"] == pytest.approx(1.0)
 
 

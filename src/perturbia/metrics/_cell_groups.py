@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from perturbia.stats._arrays import dense_matrix, group_codes
 
@@ -42,8 +43,8 @@ class CellGroups:
             absent, given = names if source_groups is None else names[::-1]
             msg = f"{absent}: expected labels, as {given} has them, got None. Pass both or neither."
             raise ValueError(msg)
-        found, source, target = shared_codes(source_groups, target_groups, n_source, n_target, names)
-        if not np.isin(source, target).any():
+        found, source, target = shared_codes(source_groups, target_groups, n_source, n_target, names, missing=True)
+        if not np.isin(source[source >= 0], target).any():
             msg = f"{names[1]}: expected groups of {names[0]}, got none in common. Use the same labels on both sides."
             raise ValueError(msg)
         return cls(found, source, target)
@@ -76,14 +77,30 @@ def _members(codes: np.ndarray, n_groups: int) -> list[np.ndarray]:
 
 
 def shared_codes(
-    source_labels: Any, target_labels: Any, n_source: int, n_target: int, names: tuple[str, str]
+    source_labels: Any,
+    target_labels: Any,
+    n_source: int,
+    n_target: int,
+    names: tuple[str, str],
+    *,
+    missing: bool = False,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Labels of either side, those of the source first, and their codes for the cells of both."""
-    found, source = group_codes(source_labels, n_source, name=names[0])
-    other, target = group_codes(target_labels, n_target, name=names[1])
+    """Labels of either side, those of the source first, and their codes for the cells of both; -1 if `missing` may be."""
+    found, source = _codes(source_labels, n_source, names[0], missing=missing)
+    other, target = _codes(target_labels, n_target, names[1], missing=missing)
     position = {label: code for code, label in enumerate(found.tolist())}
-    codes = np.array([position.setdefault(label, len(position)) for label in other.tolist()])
-    return named(list(position)), source, codes[target]
+    codes = [position.setdefault(label, len(position)) for label in other.tolist()]
+    return named(list(position)), source, np.array([*codes, -1])[target]
+
+
+def _codes(labels: Any, n_cells: int, name: str, *, missing: bool) -> tuple[np.ndarray, np.ndarray]:
+    values = np.asarray(labels)
+    absent = pd.isna(values)
+    if not missing or values.shape != (n_cells,) or not absent.any():
+        return group_codes(values, n_cells, name=name)
+    codes = np.full(n_cells, -1, dtype=np.intp)
+    found, codes[~absent] = group_codes(values[~absent], int((~absent).sum()), name=name)
+    return found, codes
 
 
 def named(labels: list[Any]) -> np.ndarray:

@@ -91,8 +91,9 @@ class CouplingTiles:
         """Tiles of a sparse matrix; in order of groups, a block is a slice of it."""
         sources, targets = self.groups.source_members, self.groups.target_members
         column_of = np.empty(self.shape[1], dtype=self.coupling.indices.dtype)
-        column_of[np.concatenate(targets)] = np.arange(self.shape[1])
-        order = np.concatenate(sources)
+        # Cells without a group come last, where no block reaches.
+        column_of[np.concatenate([*targets, np.flatnonzero(self.groups.target < 0)])] = np.arange(self.shape[1])
+        order = np.concatenate([*sources, np.flatnonzero(self.groups.source < 0)])
         rows_in_order = self.coupling[order]
         matrix = sp.csr_array(
             (rows_in_order.data, column_of[rows_in_order.indices], rows_in_order.indptr), shape=self.shape
@@ -126,10 +127,12 @@ class CouplingTiles:
             row_codes, column_codes, row_mass = self.groups.source[rows], self.groups.target[columns], mass.sum(axis=1)
             total += row_mass.sum()
             for group in np.unique(row_codes):
-                inside, own = row_codes == group, column_codes == group
+                inside, own = row_codes == group, (column_codes == group) & (group >= 0)
                 part = mass if inside.all() and own.all() else mass[np.ix_(inside, own)]
                 weight = part.sum(axis=1)
                 _refuse_leak(float(row_mass[inside].sum() - weight.sum()), float(row_mass.sum()))
+                if group < 0:
+                    continue
                 kept, wanted = weight > 0, columns[own]
                 part = part[kept] / weight[kept, None]
                 if dense and len(wanted) < len(members := self.groups.target_members[group]):
@@ -171,7 +174,7 @@ def _refuse_empty() -> None:
 
 def _check_leak(matrix: sp.csr_array, groups: CellGroups) -> None:
     rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
-    between = groups.source[rows] != groups.target[matrix.indices]
+    between = (groups.source[rows] != groups.target[matrix.indices]) | (groups.source[rows] < 0)
     _refuse_leak(float(matrix.data[between].sum()), float(matrix.data.sum()))
 
 

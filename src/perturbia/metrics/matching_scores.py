@@ -26,8 +26,8 @@ class MatchingScores:
         One row a group: `n_source` and `n_target` cells, `n_scored` cells that the scores are means of, and the scores,
         NaN where a group has none.
     left_out
-        Cells without a score, by reason: `unpaired` (no true partner), `partner_in_other_group`, `unmatched` (the coupling
-        gives them no mass), `alone` (no second candidate to compete with). A cell counts once, at the first reason.
+        Cells without a score, by reason: `unpaired` (no true partner), `partner_in_other_group`, `unmatched` (no mass,
+        or no group), `alone` (no second candidate to compete with). A cell counts once, at the first reason.
 
     Examples
     --------

@@ -95,7 +95,7 @@ def matched_distribution(
     Returns
     -------
     :class:`MatchingScores`, with real cells as source and predicted ones as target. Groups on one side only have no score, and
-    real cells there are counted; `energy_distance` and `gaussian_kl` need two cells on both sides. `macro` weights groups alike ("inverse count" of cells), `micro` by their number of real cells: Xi et al. (2024)
+    real cells there, or without a label, are counted; `energy_distance` and `gaussian_kl` need two cells on both sides. `macro` weights groups alike ("inverse count" of cells), `micro` by their number of real cells: Xi et al. (2024)
     state the first in the text and the second in the appendix.
 
     Raises
@@ -132,5 +132,5 @@ def matched_distribution(
     ]
     table = count_table(groups, np.where(both, groups.n_source, 0))
     scores = pd.DataFrame(rows, index=table.index, dtype=np.float64)
-    left_out = {"group_on_one_side": int(groups.n_source[~both].sum())}
+    left_out = {"without_counterpart": len(real) - int(groups.n_source[both].sum())}
     return MatchingScores(table.join(scores), pd.Series(left_out, dtype=np.int64))

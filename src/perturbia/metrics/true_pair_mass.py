@@ -63,8 +63,8 @@ def coupling_trace(
         Position of the true partner of every source cell among target cells, integers, shape (n_source,); -1 where it is
         not known.
     source_groups, target_groups
-        Group (perturbation) of every cell, shapes (n_source,) and (n_target,). Default: the blocks of a coupling that has
-        some, or one group.
+        Group (perturbation) of every cell, shapes (n_source,) and (n_target,); None or NaN leaves a cell unmatched. Default:
+        the blocks of a coupling that has some, or one group.
 
     Returns
     -------
