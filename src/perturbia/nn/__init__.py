@@ -18,6 +18,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "independence_penalty": ["normalized_hsic"],
         "label_means": ["LabelMeans"],
         "mask_prior": ["MaskPrior"],
+        "match_loss": ["exact_plain_loss", "exact_projected_loss", "plain_match_loss", "projected_match_loss"],
         "masked_effects": ["MaskedEffects"],
         "straight_through_effects": ["Sparsity", "StraightThroughEffects"],
         "minimum_norm": ["minimum_norm_share"],

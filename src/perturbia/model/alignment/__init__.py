@@ -6,5 +6,8 @@ import lazy_loader as _lazy
 
 __getattr__, __dir__, __all__ = _lazy.attach(
     __name__,
-    submod_attrs={"propensity_aligner": ["PropensityAligner"]},
+    submod_attrs={
+        "feature_translator": ["FeatureTranslator", "fit_translator"],
+        "propensity_aligner": ["PropensityAligner"],
+    },
 )
