@@ -17,6 +17,10 @@ __all__ = ["DualPlan", "Part", "Plan", "SparsePlan", "UniformPlan", "random_matc
 class Plan(Protocol):
     """Joint masses of some cells, which sum to one or to the share of a part."""
 
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of its tiles."""
+
     def tile(self, rows: np.ndarray) -> np.ndarray:
         """Masses of some rows, shape (len(rows), m)."""
 
@@ -32,6 +36,11 @@ class SparsePlan:
     """Masses held as CSR."""
 
     matrix: sp.csr_matrix
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of its tiles."""
+        return self.matrix.dtype
 
     def tile(self, rows: np.ndarray) -> np.ndarray:
         """Masses of some rows."""
@@ -55,6 +64,11 @@ class DualPlan:
     g: np.ndarray
     epsilon: float
     share: float = 1.0
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of its tiles."""
+        return np.dtype(str(self.pairs.dtype).removeprefix("torch."))
 
     def tile(self, rows: np.ndarray) -> np.ndarray:
         """Masses of some rows."""
@@ -83,9 +97,14 @@ class UniformPlan:
 
     shape: tuple[int, int]
 
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of its tiles."""
+        return np.dtype(np.float32)
+
     def tile(self, rows: np.ndarray) -> np.ndarray:
         """Masses of some rows."""
-        return np.full((len(rows), self.shape[1]), 1 / (self.shape[0] * self.shape[1]), dtype=np.float32)
+        return np.full((len(rows), self.shape[1]), 1 / (self.shape[0] * self.shape[1]), dtype=self.dtype)
 
     def sparse(self) -> sp.csr_matrix:
         """All masses."""

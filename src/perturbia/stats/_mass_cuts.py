@@ -92,6 +92,8 @@ def _some(points: np.ndarray) -> np.ndarray:
 
 
 def _principal_axis(points: np.ndarray) -> np.ndarray:
+    if not points.shape[1]:
+        return np.zeros(0)
     centred = (points - points.mean(0)).astype(np.float64)
     return np.linalg.eigh(centred.T @ centred)[1][:, -1]
 

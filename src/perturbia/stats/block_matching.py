@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from dataclasses import dataclass
+from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
@@ -13,7 +15,7 @@ from perturbia.errors import ConvergenceWarning, shorten
 from perturbia.stats._arrays import any_matrix
 from perturbia.stats._coupling_plans import DualPlan, Part, SparsePlan, UniformPlan
 from perturbia.stats._mass_cuts import cut_in_parts
-from perturbia.stats.coupling import Coupling, CouplingBlock
+from perturbia.stats.coupling import Coupling, CouplingBlock, label_array
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -158,9 +160,13 @@ def couple(
         raise ValueError(msg)
     settings = dict(locals())
     _check(settings)
+    if (source_groups is None) != (target_groups is None):
+        given = "target_groups" if source_groups is None else "source_groups"
+        msg = f"source_groups, target_groups: expected both or neither, got {given} alone."
+        raise ValueError(msg)
     groups = paired_groups(
-        np.zeros(len(x), dtype=int) if source_groups is None else source_groups,
-        np.zeros(len(y), dtype=int) if target_groups is None else target_groups,
+        np.full(len(x), "all") if source_groups is None else source_groups,
+        np.full(len(y), "all") if target_groups is None else target_groups,
         shape=(len(x), len(y)),
     )
     device = _device(device)
@@ -184,16 +190,20 @@ def couple(
     blocks = _solve_all(x, y, groups, options, progress=progress)
     loose = [str(block.name) for block in blocks if not block.report.get("converged", True)]
     if loose:
+        advice = {
+            "ot": f"Pass a larger epsilon than {default if epsilon is None else epsilon:g}, or more max_iterations.",
+            "emd": "Use method='ot', or a smaller max_block_size.",
+            "gw": "Pass a larger epsilon, or more max_iterations.",
+        }
         msg = (
             f"method={method!r}: {len(loose)} of {len(blocks)} groups did not converge: {shorten(loose, limit=5)}. Their "
-            f"matches are approximate. Pass a larger epsilon than {default if epsilon is None else epsilon:g}, or more "
-            "max_iterations."
+            f"matches are approximate. {advice[method]}"
         )
         warnings.warn(msg, ConvergenceWarning, stacklevel=2)
     parameters = {
         "method": method,
         "cost": cost if isinstance(cost, str) else getattr(cost, "__name__", "function"),
-        "epsilon": float(options.epsilon),
+        "epsilon": float(options.epsilon) if method in {"ot", "gw"} else 0.0,
         "cost_scale": float(scale),
         "unbalanced": list(options.unbalanced),
         "partial_mass": -1.0 if partial_mass is None else float(partial_mass),
@@ -228,22 +238,33 @@ def paired_groups(
 
     sides: list[dict[Any, np.ndarray]] = []
     for name, labels, n in zip(("source_groups", "target_groups"), (source_groups, target_groups), shape, strict=True):
-        values = np.asarray(labels)
+        values = label_array(labels)
         if values.shape != (n,):
             msg = f"{name}: expected one label a cell, shape ({n},), got shape {values.shape}."
             raise ValueError(msg)
-        codes, names = pd.factorize(values, sort=True)
+        codes, names = pd.factorize(values)
         order = np.argsort(codes, kind="stable")
         cuts = np.searchsorted(codes[order], np.arange(len(names) + 1))
-        sides.append({one: order[cuts[k] : cuts[k + 1]] for k, one in enumerate(names)})
+        plain = names.tolist() if np.asarray(names).dtype.kind in "biufU" else names
+        sides.append({one: order[cuts[k] : cuts[k + 1]] for k, one in enumerate(plain)})
     common = [name for name in sides[0] if name in sides[1]]
     if not common:
+        shown = [shorten(_in_order(list(side)), limit=3) or "none" for side in sides]
         msg = (
-            f"source_groups, target_groups: expected a group that both have, got {shorten(sides[0], limit=3) or 'none'} "
-            f"and {shorten(sides[1], limit=3) or 'none'}. Spell the labels of both modalities alike."
+            f"source_groups, target_groups: expected a group that both have, got {shown[0]} and {shown[1]}. Spell the "
+            "labels of both modalities alike."
         )
         raise ValueError(msg)
-    return [(name, sides[0][name], sides[1][name]) for name in common]
+    if alone := len(sides[0]) + len(sides[1]) - 2 * len(common):
+        logger.info("%d groups are on one side only: their cells stay unmatched.", alone)
+    return [(name, sides[0][name], sides[1][name]) for name in _in_order(common)]
+
+
+def _in_order(names: list[Any]) -> list[Any]:
+    try:
+        return sorted(names)
+    except TypeError:  # labels of several types
+        return sorted(names, key=lambda name: (type(name).__name__, str(name)))
 
 
 def _points(X: np.ndarray | sp.spmatrix, name: str) -> np.ndarray:
@@ -260,11 +281,11 @@ def _check(given: dict[str, Any]) -> None:
         raise ValueError(msg)
     check_cost(given["cost"])
     scale = given["scale_cost"]
-    if scale is not None and scale != "mean" and not (isinstance(scale, int | float) and scale > 0):
+    if scale is not None and scale != "mean" and not _positive(scale):
         msg = f"scale_cost: expected 'mean', a positive number or None, got {scale!r}."
         raise ValueError(msg)
     for name in ("epsilon", "tolerance"):
-        if given[name] is not None and not (np.isfinite(given[name]) and given[name] > 0):
+        if not (_positive(given[name]) or (name == "epsilon" and given[name] is None)):
             msg = f"{name}: expected a positive number, got {given[name]!r}. Use method='emd' for no entropy at all."
             raise ValueError(msg)
     for name in ("max_iterations", "max_block_size"):
@@ -275,35 +296,47 @@ def _check(given: dict[str, Any]) -> None:
         msg = f"dtype: expected 'float32' or 'float64', got {given['dtype']!r}."
         raise ValueError(msg)
     taus, method = given["unbalanced"], given["method"]
-    if taus is not None and not (np.shape(taus) == (2,) and all(0 < tau <= 1 for tau in taus)):
+    if taus is not None and not (np.shape(taus) == (2,) and all(_positive(tau) and tau <= 1 for tau in taus)):
         msg = f"unbalanced: expected two numbers in (0, 1], got {taus!r}. 1 keeps a marginal, smaller values loosen it."
         raise ValueError(msg)
     if taus is not None and method != "ot":
         msg = f"unbalanced: expected None with method={method!r}, got {taus!r}. Use method='ot'."
         raise ValueError(msg)
     mass = given["partial_mass"]
-    if mass is not None and not (0 < mass <= 1 and method in {"ot", "emd"} and taus is None):
+    if mass is not None and not (_positive(mass) and mass <= 1 and method in {"ot", "emd"} and taus is None):
         msg = f"partial_mass: expected a share in (0, 1] with method='ot' or 'emd' and no unbalanced, got {mass!r}."
         raise ValueError(msg)
     if (k := given["n_neighbors"]) is not None and not (isinstance(k, int | np.integer) and k >= 1):
         msg = f"n_neighbors: expected a positive whole number, got {k!r}."
         raise ValueError(msg)
+    if not (isinstance(given["seed"], int | np.integer) and given["seed"] >= 0):
+        msg = f"seed: expected a whole number >= 0, got {given['seed']!r}."
+        raise ValueError(msg)
+
+
+def _positive(value: object) -> bool:
+    return isinstance(value, Real) and 0 < float(value) < math.inf
 
 
 def _device(device: str) -> str:
-    if device != "auto":
-        return device
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        msg = f"device: expected one that torch can use here, got {device!r}. Pass 'auto' for a GPU if there is one."
+        raise ValueError(msg) from error
+    return str(device)
 
 
 def _scale(x: np.ndarray, y: np.ndarray, groups: list, scale_cost: object, cost: Cost, method: Aligner) -> float:
     """What epsilon is relative to: the mean over all pairs within groups, so that it means the same in each."""
     from perturbia.stats.transport_cost import PairCost
 
-    if scale_cost != "mean" or method in {"gw", "random", "snn"}:
-        return float(scale_cost) if isinstance(scale_cost, int | float) else 1.0
+    if scale_cost != "mean" or method != "ot":
+        return float(scale_cost) if isinstance(scale_cost, Real) else 1.0
     total = sum(PairCost(x[rows], y[columns], cost).total() for _, rows, columns in groups)
     mean = total / sum(len(rows) * len(columns) for _, rows, columns in groups)
     return mean if mean > 0 else 1.0  # all cells alike: any plan is optimal
@@ -333,45 +366,46 @@ def _solve_all(x: np.ndarray, y: np.ndarray, groups: list, options: _Options, *,
 def _entropic(x: np.ndarray, y: np.ndarray, options: _Options) -> tuple[tuple[Part, ...], dict[str, Any]]:
     import torch
 
+    from perturbia.stats.partial_sinkhorn import partial_sinkhorn
     from perturbia.stats.sinkhorn import sinkhorn
     from perturbia.stats.transport_cost import PairCost
 
-    if options.partial_mass is not None:
-        return _partial(x, y, options, options.epsilon)
-    dtype = getattr(torch, options.dtype)
+    shared: dict[str, Any] = {
+        "epsilon": options.epsilon,
+        "cost": options.cost,
+        "tolerance": options.tolerance,
+        "max_iterations": options.max_iterations,
+        "dtype": getattr(torch, options.dtype),
+        "device": options.device,
+    }
+    whole = options.partial_mass is None
     parts, reports = [], []
-    for cut in cut_in_parts(x, y, options.max_block_size):
-        solution = sinkhorn(
-            x[cut.rows],
-            y[cut.columns],
-            epsilon=options.epsilon,
-            cost=options.cost,
-            source_weights=cut.row_weights,
-            target_weights=cut.column_weights,
-            unbalanced=options.unbalanced,
-            tolerance=options.tolerance,
-            max_iterations=options.max_iterations,
-            dtype=dtype,
-            device=options.device,
-        )
+    for cut in cut_in_parts(x, y, options.max_block_size if whole else max(len(x), len(y))):
+        cells = x[cut.rows], y[cut.columns]
+        if options.partial_mass is not None:
+            solution = partial_sinkhorn(*cells, mass=options.partial_mass, **shared)
+        else:
+            shared |= {"source_weights": cut.row_weights, "target_weights": cut.column_weights}
+            solution = sinkhorn(*cells, unbalanced=options.unbalanced, **shared)
         # the costs are those of a part about its own centre: the duals belong to them
-        pairs = PairCost(x[cut.rows], y[cut.columns], options.cost, dtype=dtype, device=options.device)
-        plan = DualPlan(pairs, solution.f, solution.g, options.epsilon, cut.share)
-        parts.append(cut.part(plan))
-        reports.append((cut.share, solution.iterations, solution.marginal_error, solution.converged))
+        pairs = PairCost(*cells, options.cost, dtype=solution.dtype, device=options.device)
+        parts.append(cut.part(DualPlan(pairs, solution.f, solution.g, options.epsilon, cut.share)))
+        reports.append((cut.share, solution))
     report = {
-        "iterations": max(one[1] for one in reports),
-        "marginal_error": float(sum(one[0] * one[2] for one in reports)),
-        "converged": all(one[3] for one in reports),
+        "iterations": max(one.iterations for _, one in reports),
+        "marginal_error": float(sum(share * one.marginal_error for share, one in reports)),
+        "converged": all(one.converged for _, one in reports),
+        "mean_cost": float(sum(share * one.mean_cost for share, one in reports)),
     }
     return tuple(parts), report
 
 
 def _exact(x: np.ndarray, y: np.ndarray, options: _Options) -> tuple[tuple[Part, ...], dict[str, Any]]:
-    from perturbia.stats.exact_transport import exact_plan
+    from perturbia.stats.exact_transport import exact_plan, partial_plan
 
     if options.partial_mass is not None:
-        return _partial(x, y, options, None)
+        plan, report = partial_plan(x, y, mass=options.partial_mass, cost=options.cost)
+        return (Part(SparsePlan(plan)),), report
     parts, reports = [], []
     for cut in cut_in_parts(x, y, options.max_block_size):
         plan, report = exact_plan(
@@ -387,21 +421,14 @@ def _exact(x: np.ndarray, y: np.ndarray, options: _Options) -> tuple[tuple[Part,
     return tuple(parts), report
 
 
-def _partial(
-    x: np.ndarray, y: np.ndarray, options: _Options, epsilon: float | None
-) -> tuple[tuple[Part, ...], dict[str, Any]]:
-    from perturbia.stats.exact_transport import partial_plan
-
-    mass = 1.0 if options.partial_mass is None else options.partial_mass
-    plan, report = partial_plan(x, y, mass=mass, epsilon=epsilon, cost=options.cost)
-    return (Part(SparsePlan(plan)),), report
-
-
 def _neighbors(x: np.ndarray, y: np.ndarray, options: _Options) -> tuple[tuple[Part, ...], dict[str, Any]]:
     from perturbia.stats.shared_neighbors import shared_neighbor_plan
+    from perturbia.stats.transport_cost import PairCost
 
     plan = shared_neighbor_plan(x, y, n_neighbors=options.n_neighbors or 1, cost=options.cost)
-    return (Part(SparsePlan(plan)),), {"converged": True}
+    pairs = PairCost(x, y, options.cost)
+    total = sum(float(plan[rows].multiply(pairs.tile(rows).numpy()).sum()) for rows in pairs.bounds())
+    return (Part(SparsePlan(plan)),), {"converged": True, "mean_cost": total}
 
 
 def _gromov(x: np.ndarray, y: np.ndarray, options: _Options) -> tuple[tuple[Part, ...], dict[str, Any]]:
@@ -422,8 +449,10 @@ def _gromov(x: np.ndarray, y: np.ndarray, options: _Options) -> tuple[tuple[Part
 
 
 def _uniform(x: np.ndarray, y: np.ndarray, options: _Options) -> tuple[tuple[Part, ...], dict[str, Any]]:
-    del options
-    return (Part(UniformPlan((len(x), len(y)))),), {"converged": True}
+    from perturbia.stats.transport_cost import PairCost
+
+    mean = PairCost(x, y, options.cost).total() / (len(x) * len(y))
+    return (Part(UniformPlan((len(x), len(y)))),), {"converged": True, "mean_cost": mean}
 
 
 _SOLVERS: dict[str, Callable[[np.ndarray, np.ndarray, _Options], tuple[tuple[Part, ...], dict[str, Any]]]] = {

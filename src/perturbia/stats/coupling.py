@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from perturbia.stats._coupling_plans import Part, SparsePlan, UniformPlan, rando
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-__all__ = ["Coupling", "CouplingBlock", "MatchStatistics"]
+__all__ = ["Coupling", "CouplingBlock", "MatchStatistics", "label_array"]
 
 _TILE = 4_000_000  # entries of a tile
 
@@ -59,7 +60,9 @@ class CouplingBlock:
         """
         if len(self.parts) == 1 and self.parts[0].rows is None:
             return self.parts[0].plan.tile(local) * self.mass
-        tile = np.zeros((len(local), len(self.columns)), dtype=np.float32)
+        tile = np.zeros(
+            (len(local), len(self.columns)), dtype=np.result_type(*(part.plan.dtype for part in self.parts))
+        )
         for part in self.parts:
             position = part.row_positions(len(self.rows))
             inside = np.searchsorted(position, local)
@@ -95,7 +98,7 @@ class MatchStatistics:
     n_effective
         Effective number of matches of each source cell, :math:`\exp H(M_{i\cdot})`, float64; NaN where unmatched.
     hubness
-        Mass of each target cell relative to that of an even share within its group, float64; NaN where unmatched.
+        Mass of each target cell relative to that of an even share within its group, float64; NaN in groups without match.
     cost
         Expected cost of the matches of each source cell, float64; NaN where unmatched.
     """
@@ -105,12 +108,13 @@ class MatchStatistics:
     cost: np.ndarray
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Coupling:
     r"""Coupling of source and target cells, block diagonal over groups.
 
-    Entry (i, j) is a joint mass. All entries sum to one; a group holds the share of its source cells. Plans stay as they
-    were solved, as duals or sparse, and are read in tiles, so that no method needs memory for all pairs.
+    Entry (i, j) is a joint mass. A group holds the share of its source cells among those that are matched, and all entries
+    sum to one; with loosened marginals or `partial_mass`, to what was matched. Plans stay as they were solved, as duals or
+    sparse, and are read in tiles, so that no method needs memory for all pairs.
 
     Attributes
     ----------
@@ -168,7 +172,8 @@ class Coupling:
             raise ValueError(msg)
         held = held / total
         if (source_groups is None) != (target_groups is None):
-            msg = "source_groups, target_groups: expected both or neither."
+            given = "target_groups" if source_groups is None else "source_groups"
+            msg = f"source_groups, target_groups: expected both or neither, got {given} alone."
             raise ValueError(msg)
         if source_groups is None or target_groups is None:
             blocks = [_sparse_block("all", np.arange(held.shape[0]), np.arange(held.shape[1]), held)]
@@ -231,13 +236,13 @@ class Coupling:
         Parameters
         ----------
         index
-            Their positions; all by default.
+            Their positions, or a mask; all by default.
 
         Returns
         -------
         Shape (len(index), n_target), float64, rows that sum to one; empty rows for cells without match.
         """
-        wanted = np.arange(self.shape[0]) if index is None else np.atleast_1d(np.asarray(index, dtype=np.int64))
+        wanted = _positions(index, self.shape[0], "index")
         place = np.full(self.shape[0], -1)
         unique = np.unique(wanted)
         place[unique] = np.arange(len(unique))
@@ -272,7 +277,10 @@ class Coupling:
         for block in self.blocks:
             features = X[block.columns].astype(pulled.dtype)
             for local in _steps(block):
-                pulled[block.rows[local]] = _product(_conditional(block.tile(local)).astype(pulled.dtype), features)
+                weights = _conditional(block.tile(local)).astype(pulled.dtype)
+                # a product with a sparse matrix forgets what is missing
+                matched = ~np.isnan(weights[:, 0])
+                pulled[block.rows[local[matched]]] = _product(weights[matched], features)
         return pulled
 
     def push(self, X: Any) -> np.ndarray:
@@ -314,7 +322,7 @@ class Coupling:
         n_draws
             Draws for each cell.
         rows
-            Positions of source cells; all by default.
+            Positions of source cells, or a mask; all by default.
         seed
             Seed of the draws. The draws of a cell do not depend on which others are asked for.
 
@@ -322,7 +330,10 @@ class Coupling:
         -------
         Positions of target cells, int64, shape (len(rows), n_draws); -1 for cells without match.
         """
-        wanted = np.arange(self.shape[0]) if rows is None else np.atleast_1d(np.asarray(rows, dtype=np.int64))
+        if not (isinstance(n_draws, int | np.integer) and n_draws >= 1):
+            msg = f"n_draws: expected a positive whole number, got {n_draws!r}."
+            raise ValueError(msg)
+        wanted = _positions(rows, self.shape[0], "rows")
         uniform = np.random.default_rng(seed).random((self.shape[0], n_draws))
         asked = np.zeros(self.shape[0], dtype=bool)
         asked[wanted] = True
@@ -354,6 +365,12 @@ class Coupling:
         -------
         A coupling of sparse plans; `table["kept_mass"]` says what was kept.
         """
+        if not 0 < mass <= 1:
+            msg = f"mass: expected a share in (0, 1], got {mass!r}."
+            raise ValueError(msg)
+        if not (isinstance(max_entries, int | np.integer) and max_entries >= 1):
+            msg = f"max_entries: expected a positive whole number, got {max_entries!r}."
+            raise ValueError(msg)
         rng = np.random.default_rng(self.parameters.get("seed", 0))
         return replace(self, blocks=tuple(_truncate(block, mass, max_entries, rng) for block in self.blocks))
 
@@ -431,6 +448,24 @@ class Coupling:
         return f"<p>{self!r}</p>{self.table.head(10).to_html()}"
 
 
+def label_array(labels: Any) -> np.ndarray:
+    """Labels as an array that keeps what they are: of a list, NumPy would write None, NaN and numbers as text.
+
+    Parameters
+    ----------
+    labels
+        Array, series, categorical or list.
+
+    Returns
+    -------
+    One-dimensional array, of objects where a list was given.
+    """
+    if hasattr(labels, "dtype"):
+        return np.asarray(labels)
+    labels = list(labels)
+    return np.fromiter(labels, dtype=object, count=len(labels))
+
+
 def _truncate(block: CouplingBlock, mass: float, max_entries: int, rng: np.random.Generator) -> CouplingBlock:
     plans = [part.plan for part in block.parts]
     kept = 1.0
@@ -466,6 +501,24 @@ def _product(left: np.ndarray, right: Any) -> np.ndarray:
     return np.asarray((right.T @ left.T).T) if sp.issparse(right) else left @ right
 
 
+def _positions(index: Any, n: int, name: str) -> np.ndarray:
+    """Positions of cells, from positions or a mask."""
+    if index is None:
+        return np.arange(n)
+    given = np.atleast_1d(np.asarray(index))
+    if given.dtype == bool and given.shape == (n,):
+        return np.flatnonzero(given)
+    if given.ndim != 1 or (given.size and given.dtype.kind not in "iu"):
+        msg = (
+            f"{name}: expected positions of cells or a mask of shape ({n},), got {given.dtype} of shape {given.shape}."
+        )
+        raise ValueError(msg)
+    if given.size and not -n <= given.min() <= given.max() < n:
+        msg = f"{name}: expected positions of the {n} cells, got {given.min()} to {given.max()}."
+        raise ValueError(msg)
+    return given.astype(np.int64) % n
+
+
 def _float_type(X: Any) -> np.dtype:
     return X.dtype if X.dtype in (np.float32, np.float64) else np.dtype(np.float64)
 
@@ -476,15 +529,31 @@ def _sparse_block(name: Any, rows: np.ndarray, columns: np.ndarray, joint: sp.cs
 
 
 def _grouped_blocks(held: sp.csr_matrix, source_groups: Any, target_groups: Any) -> list[CouplingBlock]:
-    names, codes = group_codes(source_groups, held.shape[0], name="source_groups")
-    others, other_codes = group_codes(target_groups, held.shape[1], name="target_groups")
+    names, codes = group_codes(label_array(source_groups), held.shape[0], name="source_groups")
+    others, other_codes = group_codes(label_array(target_groups), held.shape[1], name="target_groups")
     position = pd.Index(names).get_indexer(others)[other_codes]
     entries = held.tocoo()
     if (across := codes[entries.row] != position[entries.col]).any():
         msg = f"matrix: expected mass within groups only, got {int(across.sum())} entries between cells of different groups."
         raise ValueError(msg)
+    sides = [_places(codes, len(names)), _places(position, len(names))]
+    local = [side[1] for side in sides]
+    order = np.argsort(codes[entries.row], kind="stable")
+    cuts = np.searchsorted(codes[entries.row][order], np.arange(len(names) + 1))
     blocks = []
-    for code in np.unique(codes[entries.row]):
-        rows, columns = np.flatnonzero(codes == code), np.flatnonzero(position == code)
-        blocks.append(_sparse_block(names[code], rows, columns, held[rows][:, columns]))
+    for code in np.flatnonzero(np.diff(cuts)):
+        some = order[cuts[code] : cuts[code + 1]]
+        rows, columns = sides[0][0][code], sides[1][0][code]
+        where = (local[0][entries.row[some]], local[1][entries.col[some]])
+        joint = sp.csr_matrix((entries.data[some], where), shape=(len(rows), len(columns)))
+        blocks.append(_sparse_block(names[code], rows, columns, joint))
     return blocks
+
+
+def _places(codes: np.ndarray, n_groups: int) -> tuple[list[np.ndarray], np.ndarray]:
+    """Positions of the cells of every group, and the place of every cell in its group."""
+    order = np.argsort(codes, kind="stable")
+    cuts = np.searchsorted(codes[order], np.arange(n_groups + 1))
+    place = np.empty(len(codes), dtype=np.int64)
+    place[order] = np.arange(len(codes)) - cuts[np.maximum(codes[order], 0)]
+    return [order[start:stop] for start, stop in pairwise(cuts)], place

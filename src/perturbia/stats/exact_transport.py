@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["exact_plan", "partial_plan"]
 
+_MAX_ITERATIONS = 10_000_000
+
 
 def exact_plan(
     x: np.ndarray,
@@ -55,12 +57,12 @@ def exact_plan(
     import ot
 
     a, b = _weights(x, source_weights), _weights(y, target_weights)
-    plan, log = ot.emd(a, b, _costs(x, y, cost), numItermax=10_000_000, log=True)
+    plan, log = ot.emd(a, b, _costs(x, y, cost), numItermax=_MAX_ITERATIONS, log=True)
     return sp.csr_matrix(plan), {"converged": not log.get("warning"), "mean_cost": float(log["cost"])}
 
 
 def partial_plan(
-    x: np.ndarray, y: np.ndarray, *, mass: float, epsilon: float | None = None, cost: Cost = "sqeuclidean"
+    x: np.ndarray, y: np.ndarray, *, mass: float, cost: Cost = "sqeuclidean"
 ) -> tuple[sp.csr_matrix, dict[str, Any]]:
     """Optimal plan that moves a share of the mass and leaves the rest where it is.
 
@@ -70,8 +72,6 @@ def partial_plan(
         Cells in rows, shapes (n, d) and (m, d), with uniform weights.
     mass
         Share to move, in (0, 1].
-    epsilon
-        Strength of the entropy in the unit of the cost; None for the exact plan.
     cost
         As in :class:`~perturbia.stats.transport_cost.PairCost`.
 
@@ -83,25 +83,29 @@ def partial_plan(
     ----------
     Chapel, L., Alaya, M. Z. and Gasso, G. (2020). Partial optimal transport with applications on positive-unlabeled
     learning. NeurIPS.
-    Benamou, J.-D., Carlier, G., Cuturi, M., Nenna, L. and Peyré, G. (2015). Iterative Bregman projections for regularized
-    transportation problems. SIAM J. Sci. Comput. 37.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from perturbia.stats.exact_transport import partial_plan
+    >>> partial_plan(np.array([[0.0], [9.0]]), np.array([[-9.0], [0.1]]), mass=0.5)[0].toarray()
+    array([[0. , 0.5],
+           [0. , 0. ]])
     """
     import ot
 
-    a, b = _weights(x), _weights(y)
-    costs = _costs(x, y, cost)
-    # sums of weights are one up to rounding, which POT takes for infeasible
-    mass = min(mass, float(a.sum()), float(b.sum()))
-    if epsilon is None:
-        plan = ot.partial.partial_wasserstein(a, b, costs, m=mass, numItermax=10_000_000)
-    else:
-        plan = ot.partial.entropic_partial_wasserstein(a, b, costs, epsilon, m=mass, numItermax=5000, stopThr=1e-8)
-    moved = float(plan.sum())
-    converged = bool(np.isfinite(plan).all() and abs(moved - mass) < 1e-3 * mass)
-    return sp.csr_matrix(np.nan_to_num(plan)), {
-        "converged": converged,
-        "mean_cost": float((plan * costs).sum() / moved),
-    }
+    n, m = len(x), len(y)
+    # what is not moved goes to one more cell on either side, for nothing; these two are never joined
+    costs = np.zeros((n + 1, m + 1))
+    costs[:n, :m] = _costs(x, y, cost)
+    costs[n, m] = 2 * np.abs(costs).max() or 1.0
+    rest = max(0.0, 1 - mass)
+    a, b = np.append(_weights(x), rest), np.append(_weights(y), rest)
+    plan, log = ot.emd(a, b, costs, numItermax=_MAX_ITERATIONS, log=True)
+    held = sp.csr_matrix(plan[:n, :m])
+    moved = float(held.sum())
+    converged = not log.get("warning") and abs(moved - mass) <= 1e-6
+    return held, {"converged": converged, "mean_cost": float((plan[:n, :m] * costs[:n, :m]).sum()) / moved}
 
 
 def _weights(points: np.ndarray, given: np.ndarray | None = None) -> np.ndarray:

@@ -93,11 +93,19 @@ def geodesic_distances(points: np.ndarray, n_neighbors: int | None = None) -> np
     -------
     Numbers of steps over their maximum, shape (n, n), float64. Parts of the graph without connection are as far apart as
     the farthest connected cells.
+
+    Raises
+    ------
+    ValueError
+        Fewer than two features.
     """
     from scipy.sparse.csgraph import shortest_path
     from sklearn.neighbors import NearestNeighbors
 
-    n = len(points)
+    n, d = points.shape
+    if d < 2:
+        msg = f"points: expected at least 2 features, whose correlation is the distance, got {d}."
+        raise ValueError(msg)
     if n == 1:
         return np.zeros((1, 1))
     k = max(1, min(n_neighbors or 50, n // 5 or 1))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.sparse as sp
+import torch
 
 from perturbia.stats.transport_cost import PairCost
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from perturbia.stats.transport_cost import Cost
 
 __all__ = ["shared_neighbor_plan"]
+
+_ROUNDING = 1e-12  # of a squared distance in float64, relative to squared norms; some thousand features leave less
 
 
 def shared_neighbor_plan(
@@ -69,16 +72,20 @@ def shared_neighbor_plan(
 
 def _neighbors(x: np.ndarray, y: np.ndarray, k: int, cost: Cost, *, itself: bool = False) -> sp.csr_matrix:
     """Which rows of y are among the k nearest of each row of x, ties included."""
-    pairs = PairCost(x, y, cost)
+    pairs = PairCost(x, y, cost, dtype=torch.float64)
     k = min(k, len(y))
     rows, columns = [], []
     for some in pairs.bounds():
         tile = pairs.tile(some).numpy()
+        if pairs.is_root:
+            np.square(tile, out=tile)
         at = np.arange(some.start, some.stop)
         if itself:
-            tile[at - some.start, at] = -1  # nearer than any copy of it, whatever rounding says
+            tile[at - some.start, at] = -np.inf  # nearer than any copy of it, whatever rounding says
         limit = np.partition(tile, k - 1, axis=1)[:, [k - 1]]
-        row, column = np.nonzero(tile <= limit)
+        # the distances of equal cells differ by rounding
+        slack = _ROUNDING * (pairs.squared_norms[some][:, None] + np.maximum(limit, 0))
+        row, column = np.nonzero(tile <= limit + slack)
         rows.append(row + some.start)
         columns.append(column)
     where = np.concatenate(rows), np.concatenate(columns)

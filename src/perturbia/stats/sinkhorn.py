@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from perturbia.stats.transport_cost import PairCost
+from perturbia.stats._arrays import any_matrix, positive_vector
+from perturbia.stats._kernel_tiles import column_logsumexp, kernel, plan_sums, row_logsumexp
+from perturbia.stats.transport_cost import PairCost, exact_type
 
 if TYPE_CHECKING:
     from perturbia.stats.transport_cost import Cost
@@ -24,6 +26,9 @@ _CHECK_EVERY = 10
 _ANNEALING = (256, 64, 16, 4)  # multiples of epsilon to start from where epsilon is very small
 _MAX_OMEGA = 1.98
 _ABSORB_AT = 10.0  # |log| of a scaling at which it is absorbed into the duals
+_STOP_AT = (
+    0.8  # share of the tolerance at which updates stop: the marginals are computed once more, with other rounding
+)
 
 
 @dataclass(frozen=True)
@@ -37,9 +42,14 @@ class SinkhornSolution:
     iterations
         Updates of both sides that were made.
     marginal_error
-        L1 distance of the source marginal from what it should be (balanced), or the last change of it (unbalanced).
+        L1 distance of the marginals of the plan from what they should be, of the side where it is larger; where a
+        marginal is loosened, the mass that the next update would move. Computed from the plan itself.
     converged
         Whether that is at most the tolerance.
+    mean_cost
+        Cost of the pairs, weighted by their mass.
+    dtype
+        Type in which the costs have to be computed for the plan to be this one.
     """
 
     f: np.ndarray
@@ -47,6 +57,8 @@ class SinkhornSolution:
     iterations: int
     marginal_error: float
     converged: bool
+    mean_cost: float
+    dtype: torch.dtype
 
 
 def sinkhorn(
@@ -72,7 +84,8 @@ def sinkhorn(
 
     with :math:`\tau = 1` for a balanced problem, whose marginals are exact. Scalings multiply a kernel (two
     matrix-vector products an update) and are absorbed into the duals when they grow (Schmitzer, 2019), so that float32
-    and small :math:`\varepsilon` suffice; should that fail, the updates are made in the log domain, at last in float64.
+    and small :math:`\varepsilon` suffice; should that fail, epsilon is lowered to its value in steps, then in float64, and
+    at last the updates are made in the log domain.
 
     Parameters
     ----------
@@ -87,9 +100,9 @@ def sinkhorn(
     unbalanced
         :math:`\tau` of both sides in (0, 1]; 1 keeps the marginal, smaller values loosen it.
     tolerance
-        L1 error of the marginal at which to stop.
+        L1 error of the marginals, relative to the mass, at which to stop. Below about 1e-6 takes float64.
     max_iterations
-        Most updates of both sides.
+        Most updates of both sides at a time.
     dtype
         Type of the kernel.
     device
@@ -98,6 +111,12 @@ def sinkhorn(
     Returns
     -------
     :class:`SinkhornSolution`. One that did not converge says so; the caller has to.
+
+    Raises
+    ------
+    ValueError
+        Missing values, different numbers of features, weights that are not positive or of unequal sums, or impossible
+        settings.
 
     Notes
     -----
@@ -124,10 +143,12 @@ def sinkhorn(
            [0., 1., 0., 0.],
            [1., 0., 0., 0.]])
     """
+    x, y = (any_matrix(points, name, min_columns=0) for points, name in ((x, "x"), (y, "y")))
     weights = [
-        np.full(len(points), 1 / len(points)) if given is None else np.asarray(given, dtype=np.float64)
-        for points, given in ((x, source_weights), (y, target_weights))
+        np.full(len(points), 1 / len(points)) if given is None else positive_vector(given, name, len(points))
+        for points, given, name in ((x, source_weights, "source_weights"), (y, target_weights, "target_weights"))
     ]
+    _check(x, y, weights, epsilon, unbalanced)
 
     def problem(precision: torch.dtype) -> _Problem:
         a, b = (torch.as_tensor(one, dtype=precision, device=device) for one in weights)
@@ -135,30 +156,45 @@ def sinkhorn(
         return _Problem(pairs, a, b, epsilon, unbalanced, tolerance, max_iterations)
 
     first = problem(dtype)
-    solution = _scaled(first, *_first_duals(first))
-    if math.isfinite(solution.marginal_error):
+    duals = _scaled(first, *_first_duals(first))
+    if not duals.finite:
+        logger.debug("epsilon=%g: the kernel lost its numbers; starting from larger ones", epsilon)
+        duals = _annealed(first, duals.iterations)
+    solution = _solution(first, duals)
+    if duals.finite and (solution.converged or duals.error > first.goal):
         return solution
-    logger.debug("epsilon=%g: the kernel lost its numbers; starting from larger ones", epsilon)
-    solution = _annealed(first)
-    if math.isfinite(solution.marginal_error):
-        return solution
-    logger.debug("epsilon=%g: updates in the log domain", epsilon)
-    return _logarithmic(problem(torch.float64 if device_has_float64(device) else dtype))
+    second = problem(exact_type(device))
+    if duals.finite:
+        logger.debug("epsilon=%g: the marginals lost their digits; again in %s", epsilon, exact_type(device))
+        f, g = (torch.as_tensor(one, dtype=second.a.dtype, device=device) for one in (solution.f, solution.g))
+        duals = _scaled(second, f, g, duals.iterations)
+    else:
+        duals = _annealed(second, duals.iterations)
+    if not duals.finite:
+        logger.debug("epsilon=%g: updates in the log domain", epsilon)
+        duals = _logarithmic(second, duals.iterations)
+    return _solution(second, duals)
 
 
-def device_has_float64(device: str | torch.device) -> bool:
-    """Whether a device computes in float64 (Apple's does not).
-
-    Parameters
-    ----------
-    device
-        The device.
-
-    Returns
-    -------
-    Whether it does.
-    """
-    return torch.device(device).type != "mps"
+def _check(
+    x: np.ndarray, y: np.ndarray, weights: list[np.ndarray], epsilon: float, unbalanced: tuple[float, float]
+) -> None:
+    if x.shape[1] != y.shape[1]:
+        msg = f"y: expected the {x.shape[1]} columns of x, got {y.shape[1]}. Pass representations in one space."
+        raise ValueError(msg)
+    if not (math.isfinite(epsilon) and epsilon > 0):
+        msg = f"epsilon: expected a positive number, got {epsilon!r}."
+        raise ValueError(msg)
+    if not (np.shape(unbalanced) == (2,) and all(0 < tau <= 1 for tau in unbalanced)):
+        msg = f"unbalanced: expected two numbers in (0, 1], got {unbalanced!r}. 1 keeps a marginal, smaller values loosen it."
+        raise ValueError(msg)
+    sums = [one.sum() for one in weights]
+    if tuple(unbalanced) == (1, 1) and not math.isclose(*sums, rel_tol=1e-6):
+        msg = (
+            f"source_weights, target_weights: expected equal sums, got {sums[0]:g} and {sums[1]:g}. Divide both by their "
+            "sum, or loosen a marginal with unbalanced."
+        )
+        raise ValueError(msg)
 
 
 @dataclass(frozen=True)
@@ -172,26 +208,42 @@ class _Problem:
     max_iterations: int
 
     @property
-    def total(self) -> float:
-        return float(self.a.sum())
-
-    def solution(self, f: torch.Tensor, g: torch.Tensor, iterations: int, error: float) -> SinkhornSolution:
-        finite = math.isfinite(error) and bool(torch.isfinite(f).all() and torch.isfinite(g).all())
-        return SinkhornSolution(
-            f.double().cpu().numpy(),
-            g.double().cpu().numpy(),
-            iterations,
-            error,
-            finite and error <= self.tolerance * self.total,
-        )
+    def goal(self) -> float:
+        return _STOP_AT * self.tolerance * float(self.a.sum())
 
 
-def _kernel(problem: _Problem, f: torch.Tensor, g: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-    """exp(f + g - C / epsilon), a tile of rows at a time."""
-    for rows in problem.pairs.bounds():
-        tile = problem.pairs.tile(rows, out=out[rows])
-        tile.mul_(-1 / problem.epsilon).add_(g).add_(f[rows, None]).exp_()
-    return out
+@dataclass(frozen=True)
+class _Duals:
+    f: torch.Tensor
+    g: torch.Tensor
+    iterations: int
+    error: float
+
+    @property
+    def finite(self) -> bool:
+        return math.isfinite(self.error) and bool(torch.isfinite(self.f).all() and torch.isfinite(self.g).all())
+
+
+def _solution(problem: _Problem, duals: _Duals) -> SinkhornSolution:
+    """The duals, and what the marginals of their plan are."""
+    f, g = (one.double().cpu().numpy() for one in (duals.f, duals.g))
+    sums = plan_sums(problem.pairs, problem.epsilon, f, g)
+    error = 0.0
+    for masses, weights, dual, tau in (
+        (sums.rows, problem.a, f, problem.tau[0]),
+        (sums.columns, problem.b, g, problem.tau[1]),
+    ):
+        wanted = weights.double().cpu().numpy()
+        if tau < 1:
+            # what the next update would make of the masses; cells that lost all of theirs stay without
+            with np.errstate(divide="ignore", invalid="ignore"):
+                change = np.log(wanted) - tau * (np.log(masses) - dual) - dual
+            wanted = np.where(masses > 0, masses * np.exp(change), 0)
+        error = max(error, float(np.abs(masses - wanted).sum()))
+    if not duals.finite:
+        error = math.inf
+    converged = error <= problem.tolerance * float(problem.a.sum())
+    return SinkhornSolution(f, g, duals.iterations, error, converged, sums.mean_cost, problem.pairs.dtype)
 
 
 def _first_duals(problem: _Problem) -> tuple[torch.Tensor, torch.Tensor]:
@@ -201,56 +253,41 @@ def _first_duals(problem: _Problem) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _row_update(problem: _Problem, g: torch.Tensor) -> torch.Tensor:
-    f = torch.empty_like(problem.a)
-    for rows in problem.pairs.bounds():
-        tile = problem.pairs.tile(rows).mul_(-1 / problem.epsilon).add_(g)
-        f[rows] = tile.logsumexp(1)
-    return torch.log(problem.a) - problem.tau[0] * f
+    return torch.log(problem.a) - problem.tau[0] * row_logsumexp(problem.pairs, problem.epsilon, g)
 
 
 def _column_update(problem: _Problem, f: torch.Tensor) -> torch.Tensor:
-    highest = torch.full_like(problem.b, -torch.inf)
-    total = torch.zeros_like(problem.b)
-    for rows in problem.pairs.bounds():
-        tile = problem.pairs.tile(rows).mul_(-1 / problem.epsilon).add_(f[rows, None])
-        top = torch.maximum(highest, tile.amax(0))
-        total = total * (highest - top).exp() + tile.sub_(top).exp_().sum(0)
-        highest = top
-    return torch.log(problem.b) - problem.tau[1] * (highest + torch.log(total))
+    return torch.log(problem.b) - problem.tau[1] * column_logsumexp(problem.pairs, problem.epsilon, f)
 
 
-def _annealed(problem: _Problem) -> SinkhornSolution:
+def _annealed(problem: _Problem, done: int) -> _Duals:
     """From a large epsilon to the wanted one, each from the duals of the last."""
-    f, g = _first_duals(problem)
-    f, g = f / _ANNEALING[0], g / _ANNEALING[0]
+    f, g = (one / _ANNEALING[0] for one in _first_duals(problem))
     for factor, following in pairwise((*_ANNEALING, 1)):
         easier = replace(problem, epsilon=factor * problem.epsilon, tolerance=max(0.01, problem.tolerance))
         f = _row_update(easier, g)
-        solution = _scaled(easier, f, _column_update(easier, f))
-        f, g = (
-            torch.as_tensor(one, dtype=f.dtype, device=f.device) * (factor / following)
-            for one in (solution.f, solution.g)
-        )
+        duals = _scaled(easier, f, _column_update(easier, f), done)
+        done = duals.iterations
+        f, g = (one * (factor / following) for one in (duals.f, duals.g))
     f = _row_update(problem, g)
-    return _scaled(problem, f, _column_update(problem, f))
+    return _scaled(problem, f, _column_update(problem, f), done)
 
 
-def _scaled(problem: _Problem, f: torch.Tensor, g: torch.Tensor) -> SinkhornSolution:
+def _scaled(problem: _Problem, f: torch.Tensor, g: torch.Tensor, done: int = 0) -> _Duals:
     """Kernel updates; returns with an infinite error where the numbers are no longer finite."""
     a, b, (tau_a, tau_b) = problem.a, problem.b, problem.tau
-    goal = problem.tolerance * problem.total
-    kernel = _kernel(problem, f, g, torch.empty(problem.pairs.shape, dtype=a.dtype, device=a.device))
+    held = kernel(problem.pairs, problem.epsilon, f, g)
     u, v, lift_a, lift_b = _fresh(problem, f, g)
     speed = _Relaxation(balanced=problem.tau == (1, 1))
-    error, done = math.inf, 0
-    for iteration in range(1, problem.max_iterations + 1):
-        checks = iteration % _CHECK_EVERY == 0 or iteration == problem.max_iterations
+    error, last = math.inf, done + problem.max_iterations
+    for iteration in range(done + 1, last + 1):
+        checks = iteration % _CHECK_EVERY == 0 or iteration == last
         omega = 1.0 if checks else speed.omega
-        reached = kernel @ v
-        renewed = a / reached if tau_a == 1 else lift_a * reached.pow(-tau_a)
+        reached = held @ v
+        renewed = _renewed(a, reached, lift_a, tau_a)
         u = renewed if omega == 1 else u * (renewed / u).pow_(omega)
-        reached = u @ kernel
-        renewed = b / reached if tau_b == 1 else lift_b * reached.pow(-tau_b)
+        reached = u @ held
+        renewed = _renewed(b, reached, lift_b, tau_b)
         if not checks:
             v = renewed if omega == 1 else v * (renewed / v).pow_(omega)
             continue
@@ -258,16 +295,19 @@ def _scaled(problem: _Problem, f: torch.Tensor, g: torch.Tensor) -> SinkhornSolu
         error, v = float(((renewed - v) * reached).abs().sum()), renewed
         size = float(torch.stack([torch.log(u).abs().max(), torch.log(v).abs().max()]).max())
         if not (math.isfinite(size) and math.isfinite(error)):
-            return problem.solution(f, g, done, math.inf)
+            return _Duals(f, g, done, math.inf)
         done = iteration
-        if error <= goal:
+        if error <= problem.goal:
             break
         speed.observe(error)
+        if max(problem.tau) < 1:
+            shift = _translation(problem, f + torch.log(u), g + torch.log(v))
+            u, v = u * shift, v / shift
         if size > _ABSORB_AT:
             f, g = f + torch.log(u), g + torch.log(v)
-            _kernel(problem, f, g, kernel)
+            kernel(problem.pairs, problem.epsilon, f, g, held)
             u, v, lift_a, lift_b = _fresh(problem, f, g)
-    return problem.solution(f + torch.log(u), g + torch.log(v), done, error)
+    return _Duals(f + torch.log(u), g + torch.log(v), done, error)
 
 
 class _Relaxation:
@@ -305,23 +345,44 @@ def _fresh(problem: _Problem, f: torch.Tensor, g: torch.Tensor) -> tuple[torch.T
     return (
         torch.ones_like(problem.a),
         torch.ones_like(problem.b),
-        problem.a * ((tau_a - 1) * f).exp(),
-        problem.b * ((tau_b - 1) * g).exp(),
+        torch.log(problem.a) + (tau_a - 1) * f,
+        torch.log(problem.b) + (tau_b - 1) * g,
     )
 
 
-def _logarithmic(problem: _Problem) -> SinkhornSolution:
+def _renewed(weights: torch.Tensor, reached: torch.Tensor, lift: torch.Tensor, tau: float) -> torch.Tensor:
+    if tau == 1:
+        return weights / reached
+    # a loosened marginal may let a far cell lose all of its mass
+    return torch.where(reached > 0, (lift - tau * torch.log(reached)).exp(), 1)
+
+
+def _translation(problem: _Problem, f: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
+    """Factor of the best constant to move from one dual to the other: updates alone take long to find it as tau nears 1.
+
+    Séjourné, T., Vialard, F.-X. and Peyré, G. (2022). Faster unbalanced optimal transport: translation invariant Sinkhorn
+    and 1-D Frank-Wolfe. AISTATS.
+    """
+    looseness = [(1 - tau) / tau for tau in problem.tau]
+    slack = [
+        torch.logsumexp(torch.log(weights) * (1 + k) - k * dual, 0)
+        for k, weights, dual in zip(looseness, (problem.a, problem.b), (f, g), strict=True)
+    ]
+    return ((slack[0] - slack[1]) / sum(looseness)).exp()
+
+
+def _logarithmic(problem: _Problem, done: int) -> _Duals:
     """The same updates in the log domain: slower, and safe where kernels are not."""
     f, g = _first_duals(problem)
-    error, done = math.inf, 0
-    while done < problem.max_iterations:
+    error, last = math.inf, done + problem.max_iterations
+    for iteration in range(done + 1, last + 1):
         renewed = _row_update(problem, g)
-        done += 1
-        if done % _CHECK_EVERY == 0 or done == problem.max_iterations:
+        if iteration % _CHECK_EVERY == 0 or iteration == last:
             # the row sums of the plan before this update are a exp(f - renewed) where balanced
             error = float((problem.a * torch.expm1((f - renewed) / problem.tau[0])).abs().sum())
         f = renewed
         g = _column_update(problem, f)
-        if error <= problem.tolerance * problem.total:
+        done = iteration
+        if error <= problem.goal:
             break
-    return problem.solution(f, g, done, error)
+    return _Duals(f, g, done, error)

@@ -12,12 +12,13 @@ import torch
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Cost", "PairCost", "check_cost"]
+__all__ = ["Cost", "PairCost", "check_cost", "exact_type"]
 
 CostName = Literal["sqeuclidean", "euclidean", "cosine", "hellinger"]
 Rows = slice | np.ndarray
 Cost = CostName | Callable[[np.ndarray, np.ndarray], np.ndarray]
 
+_ROOTS = ("euclidean", "hellinger")
 _TILE = 1_000_000  # entries of a tile of costs: stays in the cache of a core
 
 
@@ -40,6 +41,21 @@ def check_cost(cost: object) -> None:
         raise ValueError(msg)
 
 
+def exact_type(device: str | torch.device) -> torch.dtype:
+    """The most exact floating-point type of a device: float64, or float32 on Apple's.
+
+    Parameters
+    ----------
+    device
+        The device.
+
+    Returns
+    -------
+    The type.
+    """
+    return torch.float32 if torch.device(device).type == "mps" else torch.float64
+
+
 class PairCost:
     r"""Costs between the rows of two matrices, computed in tiles and never kept.
 
@@ -57,6 +73,11 @@ class PairCost:
         Floating-point type of the costs.
     device
         Where they are computed.
+
+    Raises
+    ------
+    ValueError
+        Unknown cost, negative values where probabilities are due, or a function that returns anything but finite costs.
 
     Examples
     --------
@@ -79,6 +100,7 @@ class PairCost:
         check_cost(cost)
         self.cost, self.dtype, self.device = cost, dtype, torch.device(device)
         self.shape = (len(x), len(y))
+        self._swapped = False
         if callable(cost):
             self._x: Any = x
             self._y: Any = y
@@ -86,10 +108,15 @@ class PairCost:
         if cost == "cosine":
             x, y = (rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12) for rows in (x, y))
         elif cost == "hellinger":
-            x, y = (np.sqrt(np.maximum(rows, 0)) for rows in (x, y))
+            if min(x.min(initial=0), y.min(initial=0)) < 0:
+                msg = "cost: expected probabilities for 'hellinger', got negative values. Use 'sqeuclidean'."
+                raise ValueError(msg)
+            x, y = np.sqrt(x), np.sqrt(y)
         # about their common mean, where the difference of large squares keeps its digits in float32
         centre = (x.sum(0, dtype=np.float64) + y.sum(0, dtype=np.float64)) / max(1, len(x) + len(y))
-        self._x, self._y = (torch.as_tensor(rows - centre, dtype=dtype, device=self.device) for rows in (x, y))
+        # a root makes 3e-4 of what rounding in float32 leaves of the distance of equal cells
+        held = exact_type(device) if cost in _ROOTS else dtype
+        self._x, self._y = (torch.as_tensor(rows - centre, dtype=held, device=self.device) for rows in (x, y))
         self._x2, self._y2 = self._x.square().sum(1), self._y.square().sum(1)
 
     def tile(self, rows: Rows, *, out: torch.Tensor | None = None) -> torch.Tensor:
@@ -109,21 +136,25 @@ class PairCost:
         if callable(self.cost):
             values = self._called(rows)
             return values if out is None else out.copy_(values)
-        out = torch.add(self._x2[rows, None], self._y2, out=out)
+        wide = self._x2.dtype != self.dtype
+        costs = torch.add(self._x2[rows, None], self._y2, out=None if wide else out)
         if self._x.shape[1]:
-            out.addmm_(self._x[rows], self._y.T, alpha=-2)
-        out.clamp_(min=0)
-        if self.cost == "euclidean":
-            out.sqrt_()
-        elif self.cost == "cosine":
-            out.mul_(0.5)
+            costs.addmm_(self._x[rows], self._y.T, alpha=-2)
+        costs.clamp_(min=0)
+        if self.is_root:
+            costs.sqrt_()
+        if self.cost == "cosine":
+            costs.mul_(0.5)
         elif self.cost == "hellinger":
-            out.sqrt_().mul_(0.5**0.5)
-        return out
+            costs.mul_(0.5**0.5)
+        if not wide:
+            return costs
+        return costs.to(self.dtype) if out is None else out.copy_(costs)
 
     def _called(self, rows: Rows) -> torch.Tensor:
         x = self._x[rows]
-        values = np.asarray(self.cost(x, self._y))  # type: ignore[operator]
+        # the function knows source cells by their place, whichever side the rows are
+        values = np.asarray(self.cost(self._y, x)).T if self._swapped else np.asarray(self.cost(x, self._y))  # type: ignore[operator]
         if values.shape != (expected := (len(x), self.shape[1])):
             msg = f"cost: expected a function that returns costs of shape {expected}, got shape {values.shape}."
             raise ValueError(msg)
@@ -142,12 +173,23 @@ class PairCost:
         other = copy(self)
         other.shape = self.shape[::-1]
         other._x, other._y = self._y, self._x
-        if callable(self.cost):
-            function = self.cost
-            other.cost = lambda y, x: np.asarray(function(x, y)).T
-        else:
+        other._swapped = not self._swapped
+        if not callable(self.cost):
             other._x2, other._y2 = self._y2, self._x2
         return other
+
+    @property
+    def is_root(self) -> bool:
+        """Whether costs are roots of squared distances."""
+        return self.cost in _ROOTS
+
+    @property
+    def squared_norms(self) -> np.ndarray:
+        """Squared norms of the rows of x about the centre, which the rounding of squared distances is relative to.
+
+        Shape (n,), float64; zeros where a function gives the costs.
+        """
+        return np.zeros(self.shape[0]) if callable(self.cost) else self._x2.double().cpu().numpy()
 
     def bounds(self, max_entries: int = _TILE) -> Iterator[slice]:
         """Rows of tiles of at most so many entries, and at least one row.
@@ -173,7 +215,7 @@ class PairCost:
         -------
         The sum, in float64.
         """
-        if self.cost in {"sqeuclidean", "cosine"}:
+        if self.cost in ("sqeuclidean", "cosine"):
             # sum |x|^2 + |y|^2 - 2 x.y needs no pair
             n, m = self.shape
             x, y = self._x.double(), self._y.double()
