@@ -245,7 +245,7 @@ def test_every_public_score_is_covered():
             "mask_scores",
         ],
         "likelihoods": ["paired_iwelbo"],
-        "alignments": ["alignment_scores", "coupling_trace", "feature_r2", "foscttm", "matched_distribution"]
+        "alignments": ["alignment", "coupling_trace", "feature_r2", "foscttm", "matched_distribution"]
         + ["matched_label_accuracy", "matched_mse", "matched_r2", "projected_foscttm", "soft_foscttm"],
     }
     functions = {name for name in perturbia.metrics.__all__ if name[0].islower()}

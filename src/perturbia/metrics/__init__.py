@@ -7,7 +7,7 @@ import lazy_loader as _lazy
 __getattr__, __dir__, __all__ = _lazy.attach(
     __name__,
     submod_attrs={
-        "alignment_summary": ["alignment_scores"],
+        "alignment_summary": ["alignment"],
         "baseline_scaling": ["scale_to_baseline"],
         "block_recovery": ["block_r2"],
         "centroid_ranking": ["centroid_accuracy"],

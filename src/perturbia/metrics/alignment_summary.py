@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from perturbia.metrics.matching_scores import MatchingScores
 
 
-def alignment_scores(
+def alignment(
     coupling: Any,
     *,
     pairs: Sequence[int] | np.ndarray | None = None,
@@ -100,7 +100,7 @@ def alignment_scores(
     Examples
     --------
     >>> import numpy as np
-    >>> scores = alignment_scores(np.full((4, 4), 1 / 16), pairs=np.arange(4), x_target=np.eye(4))
+    >>> scores = alignment(np.full((4, 4), 1 / 16), pairs=np.arange(4), x_target=np.eye(4))
     >>> scores[["trace_macro", "fold_macro", "soft_foscttm_macro"]].tolist()
     [0.25, 1.0, 0.5]
     """
