@@ -10,7 +10,7 @@ import pandas as pd
 
 from perturbia import _keys
 from perturbia.errors import shorten
-from perturbia.model.alignment._classification_scores import class_auroc, classification_scores
+from perturbia.model.alignment._classification_scores import class_auroc, classification_scores, reliability_curve
 from perturbia.model.alignment._propensity_training import fit_classifier, folds_of, stratified_split
 from perturbia.stats.group_distances import group_distance_tests
 
@@ -18,11 +18,15 @@ if TYPE_CHECKING:
     from perturbia.model.alignment._propensity_module import ModalityClassifier
     from perturbia.model.alignment.propensity_aligner import PropensityAligner
 
-__all__ = ["batch_leakage", "diagnose"]
+__all__ = ["DIFFERENT", "HUB", "batch_leakage", "diagnose", "held_out_reliability"]
 
 _ROLES = ("source", "target")
 #: Received mass, relative to an even share, beyond which a target cell is a hub.
-_HUB = 10.0
+HUB = 10.0
+#: False discovery rate below which scores of a perturbation are said to differ between modalities.
+DIFFERENT = 0.05
+#: Cells that a bin of a reliability curve should have at least.
+_CELLS_OF_BIN = 20
 
 
 def diagnose(model: PropensityAligner, *, key: str, n_permutations: int, max_cells: int, seed: int) -> pd.DataFrame:
@@ -34,7 +38,7 @@ def diagnose(model: PropensityAligner, *, key: str, n_permutations: int, max_cel
     counts = {role: np.bincount(one[one >= 0], minlength=len(labels)) for role, one in codes.items()}
     table = pd.DataFrame({f"n_{role}": counts[role] for role in _ROLES}, index=pd.Index(labels, name="perturbation"))
     for role in _ROLES:
-        cells = model.splits_[role][1]
+        cells = model.held_out_[role]
         area = (
             class_auroc(model._own_logits(role)[cells], codes[role][cells], len(labels))
             if len(cells)
@@ -76,16 +80,16 @@ def _matches(model: PropensityAligner, key: str, codes: dict[str, np.ndarray]) -
 
 
 def _warn(model: PropensityAligner, table: pd.DataFrame) -> None:
-    differing = table.index[table["p_adjusted"] < 0.05].tolist()
+    differing = table.index[table["p_adjusted"] < DIFFERENT].tolist()
     if differing:
         msg = (
             f"diagnose: scores of {len(differing)} of {len(table)} perturbations are distributed differently in the two "
-            f"modalities (FDR below 0.05): {shorten(differing, limit=5)}. One modality is noisier, populations differ, or "
-            "perturbations act on the assay."
+            f"modalities (FDR below {DIFFERENT:g}): {shorten(differing, limit=5)}. One modality is noisier, populations "
+            "differ, or perturbations act on the assay."
         )
         warnings.warn(msg, UserWarning, stacklevel=4)
-    if "max_hubness" in table and len(hubs := table.index[table["max_hubness"] > _HUB].tolist()):
-        msg = f"diagnose: single target cells take more than {_HUB:g} times their share in {shorten(hubs, limit=5)}."
+    if "max_hubness" in table and len(hubs := table.index[table["max_hubness"] > HUB].tolist()):
+        msg = f"diagnose: single target cells take more than {HUB:g} times their share in {shorten(hubs, limit=5)}."
         warnings.warn(msg, UserWarning, stacklevel=4)
     scores = model.classification_
     errors = 1 - scores["accuracy"].astype(float)  # type: ignore[index]
@@ -95,6 +99,38 @@ def _warn(model: PropensityAligner, table: pd.DataFrame) -> None:
             "derived from that modality, they hold its noise: use labels that were called from both, or assigned."
         )
         warnings.warn(msg, UserWarning, stacklevel=4)
+
+
+def held_out_reliability(
+    model: PropensityAligner, *, n_bins: int | None = None, temperature: bool = False
+) -> pd.DataFrame:
+    """Confidence against accuracy of held-out cells of both modalities.
+
+    Parameters
+    ----------
+    model
+        A trained model.
+    n_bins
+        Bins of a modality; by default as many as have 20 cells, two to ten.
+    temperature
+        Whether logits are divided by the fitted temperatures.
+
+    Returns
+    -------
+    Columns `modality`, in the order source, target, and those of :func:`reliability_curve`. A modality of which no cells
+    were held out has the curve of all that it was trained on.
+    """
+    curves = []
+    for role in _ROLES:
+        codes = model._codes_of(role)
+        cells = model.held_out_[role]
+        cells = cells if len(cells) else np.flatnonzero(codes >= 0)
+        logits = model._own_logits(role)[cells] / (model.temperatures_[role] if temperature else 1.0)
+        bins = n_bins or int(np.clip(len(cells) // _CELLS_OF_BIN, 2, 10))
+        curve = reliability_curve(logits, codes[cells], n_bins=bins)
+        curve.insert(0, "modality", model.modalities[role])
+        curves.append(curve)
+    return pd.concat(curves, ignore_index=True)
 
 
 def batch_leakage(model: PropensityAligner, group_key: str, *, n_folds: int, **training: Any) -> pd.DataFrame:

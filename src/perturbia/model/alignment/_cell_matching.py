@@ -206,7 +206,8 @@ class CellMatching(RegisteredAligner):
             about = {
                 "model": type(self).__name__,
                 "preset": preset or "",
-                **{name: value for name, value in score_options.items() if isinstance(value, str | int | float)},
+                "use_rep": dict.fromkeys(scores, self._obsm_key),
+                **{f"score_{name}": one for name, one in score_options.items() if isinstance(one, str | int | float)},
             }
             roles = self.modalities
             modalities = (self.adata.mod[roles["source"]], self.adata.mod[roles["target"]])

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from perturbia.stats.log_ratios import cross_entropy, propensity_scores
 
-__all__ = ["class_auroc", "classification_scores"]
+__all__ = ["class_auroc", "classification_scores", "reliability_curve"]
 
 
 def classification_scores(logits: np.ndarray, codes: np.ndarray, n_labels: int) -> dict[str, Any]:
@@ -67,9 +68,41 @@ def class_auroc(logits: np.ndarray, codes: np.ndarray, n_labels: int) -> np.ndar
     return area
 
 
-def _calibration_error(logits: np.ndarray, codes: np.ndarray, n_bins: int = 10) -> float:
-    """Expected calibration error: confidence against accuracy, in bins of as many cells."""
+def reliability_curve(logits: np.ndarray, codes: np.ndarray, *, n_bins: int = 10) -> pd.DataFrame:
+    """Confidence against accuracy, in bins of as many cells each.
+
+    Parameters
+    ----------
+    logits
+        Shape (n_cells, n_labels).
+    codes
+        Label of each cell.
+    n_bins
+        Bins, at most one a cell.
+
+    Returns
+    -------
+    A row a bin, from the least to the most confident: `n_cells`; `confidence`, mean probability of the most probable label;
+    `accuracy`, how often it is the right one; `lower` and `upper`, 95 % Wilson interval of the accuracy.
+    """
+    from scipy.stats import binomtest
+
     probability = propensity_scores(logits, kind="probs")
     confidence, right = probability.max(1), probability.argmax(1) == codes
     bins = np.array_split(np.argsort(confidence, kind="stable"), min(n_bins, len(codes)))
-    return float(sum(abs(confidence[one].mean() - right[one].mean()) * len(one) for one in bins) / len(codes))
+    curve = pd.DataFrame(
+        {
+            "n_cells": [len(one) for one in bins],
+            "confidence": [confidence[one].mean() for one in bins],
+            "accuracy": [right[one].mean() for one in bins],
+        }
+    )
+    intervals = [binomtest(int(right[one].sum()), len(one)).proportion_ci(method="wilson") for one in bins]
+    curve["lower"], curve["upper"] = [one.low for one in intervals], [one.high for one in intervals]
+    return curve
+
+
+def _calibration_error(logits: np.ndarray, codes: np.ndarray) -> float:
+    """Expected calibration error."""
+    curve = reliability_curve(logits, codes)
+    return float(np.average((curve["confidence"] - curve["accuracy"]).abs(), weights=curve["n_cells"]))

@@ -137,6 +137,7 @@ class PropensityAligner(CellMatching):
         self.temperatures_: dict[str, float] = {}
         self.folds_: dict[str, np.ndarray] = {}
         self.splits_: dict[str, list[np.ndarray]] = {}
+        self.held_out_: dict[str, np.ndarray] = {}
         self.classification_: pd.DataFrame | None = None
         self.use_temperature_ = False
         roles = self.modalities
@@ -292,7 +293,7 @@ class PropensityAligner(CellMatching):
         rows = {}
         for role in _ROLES:
             codes = self._codes_of(role)
-            cells = self._held_out(role, codes, split_key)
+            self.held_out_[role] = cells = self._held_out(role, codes, split_key)
             seen = len(cells) == 0
             cells = np.flatnonzero(codes >= 0) if seen else cells
             logits = self._own_logits(role)[cells]
