@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from perturbia.errors import LabelError, shorten
+from perturbia.errors import LabelError, ModalityError, shorten
 from perturbia.metrics import alignment
 from perturbia.model.alignment._modalities import check_mudata, read_features
 from perturbia.model.alignment.coupling_storage import read_coupling
@@ -65,7 +65,7 @@ def evaluate_alignment(
     LabelError
         If `pairs` or `labels` are no columns, or pairs are not unique.
     ValueError
-        If there is nothing to score against.
+        If there is nothing to score against, or a coupling is of other numbers of cells.
 
     Examples
     --------
@@ -76,7 +76,7 @@ def evaluate_alignment(
     >>> round(scores["trace_macro"], 2)
     1.0
     """
-    check_mudata(mdata)
+    check_mudata(mdata, writes=False)
     names, modalities, held, groups = _read(mdata, coupling, source, target)
     first, second = modalities
     given: dict[str, Any] = {"source_groups": groups[0], "target_groups": groups[1]} if groups else {}
@@ -89,6 +89,9 @@ def evaluate_alignment(
         }
     if use_rep is not None:
         reps = dict.fromkeys(names, use_rep) if isinstance(use_rep, str) else dict(use_rep)
+        if not {names[1]} <= set(reps) <= set(names):
+            msg = f"use_rep: expected a key of obsm for {names[1]!r}, and maybe for {names[0]!r}, got {reps!r}."
+            raise ValueError(msg)
         given["x_target"] = _dense(read_features(second, use_rep=reps[names[1]], layer=None, modality=names[1]))
         if names[0] in reps:
             given["x_source"] = _dense(read_features(first, use_rep=reps[names[0]], layer=None, modality=names[0]))
@@ -101,8 +104,21 @@ def _read(
     if isinstance(coupling, str):
         stored = read_coupling(mdata, coupling, source=source, target=target)
         names, modalities = (stored.source_name, stored.target_name), (stored.source, stored.target)
-        return names, modalities, stored.matrix, stored.codes()
+        codes = stored.codes()
+        groups = (np.where(codes[0] < 0, np.nan, codes[0]), np.where(codes[1] < 0, np.nan, codes[1]))
+        return names, modalities, stored.matrix, groups
     names = tuple(mdata.mod)[:2] if source is None or target is None else (source, target)
+    for name in names:
+        if name not in mdata.mod:
+            msg = f"source, target: expected names of modalities, {shorten(mdata.mod)}, got {name!r}."
+            raise ModalityError(msg)
+    shape = (mdata.mod[names[0]].n_obs, mdata.mod[names[1]].n_obs)
+    if tuple(coupling.shape) != shape:
+        msg = (
+            f"coupling: expected one of {shape[0]} {names[0]!r} and {shape[1]} {names[1]!r} cells, got "
+            f"{coupling.shape[0]} and {coupling.shape[1]}. Name the modalities: source=, target=."
+        )
+        raise ValueError(msg)
     return names, (mdata.mod[names[0]], mdata.mod[names[1]]), coupling, None
 
 

@@ -68,7 +68,7 @@ def sample_pairs(
     >>> pb.tl.sample_pairs(mdata, as_mudata=True).n_obs
     100
     """
-    check_mudata(mdata)
+    check_mudata(mdata, writes=False)
     if not (isinstance(n_draws, int | np.integer) and n_draws > 0):
         msg = f"n_draws: expected a positive number, got {n_draws!r}."
         raise ValueError(msg)

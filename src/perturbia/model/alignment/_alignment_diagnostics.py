@@ -34,11 +34,11 @@ def diagnose(model: PropensityAligner, *, key: str, n_permutations: int, max_cel
     labels = model.labels
     names = np.array([*labels, None], dtype=object)
     codes = {role: model._codes_of(role) for role in _ROLES}
-    scores = {role: model.get_propensity(role) for role in _ROLES}
+    scores = {role: model.get_propensity(model.modalities[role]) for role in _ROLES}
     counts = {role: np.bincount(one[one >= 0], minlength=len(labels)) for role, one in codes.items()}
     table = pd.DataFrame({f"n_{role}": counts[role] for role in _ROLES}, index=pd.Index(labels, name="perturbation"))
     for role in _ROLES:
-        cells = model.held_out_[role]
+        cells = model._held_out_now(role)
         area = (
             class_auroc(model._own_logits(role)[cells], codes[role][cells], len(labels))
             if len(cells)
@@ -56,7 +56,8 @@ def diagnose(model: PropensityAligner, *, key: str, n_permutations: int, max_cel
     )
     table = table.join(tests)
     stored = model.adata.uns.get(key)
-    if isinstance(stored, dict) and stored.get("kind") == "coupling":
+    mine = {"kind": "coupling", **model.modalities}
+    if isinstance(stored, dict) and {name: stored.get(name) for name in mine} == mine:
         table = table.join(_matches(model, key, codes))
     _warn(model, table)
     return table
@@ -123,7 +124,7 @@ def held_out_reliability(
     curves = []
     for role in _ROLES:
         codes = model._codes_of(role)
-        cells = model.held_out_[role]
+        cells = model._held_out_now(role)
         cells = cells if len(cells) else np.flatnonzero(codes >= 0)
         logits = model._own_logits(role)[cells] / (model.temperatures_[role] if temperature else 1.0)
         bins = n_bins or int(np.clip(len(cells) // _CELLS_OF_BIN, 2, 10))

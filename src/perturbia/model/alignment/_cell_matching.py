@@ -27,6 +27,10 @@ __all__ = ["CellMatching", "cost_between", "write_match_statistics"]
 PAPER = {"kind": "logits", "cost": "euclidean", "scale_cost": None, "epsilon": 0.05, "centre": False}
 
 
+class _NotAlignedError(NotTrainedError, AttributeError):
+    """No coupling yet; an AttributeError, too, for what reads all attributes of a model, as saving does."""
+
+
 class CellMatching(RegisteredAligner):
     """`align` of models that put both modalities in one space."""
 
@@ -42,7 +46,7 @@ class CellMatching(RegisteredAligner):
         """The coupling that :meth:`align` made last, source × target."""
         if self._coupling is None:
             msg = f"{type(self).__name__}: expected an alignment. Call .align() first."
-            raise NotTrainedError(msg)
+            raise _NotAlignedError(msg)
         return self._coupling
 
     def translate(
@@ -81,8 +85,12 @@ class CellMatching(RegisteredAligner):
 
         self._require_trained()
         roles = self.modalities
-        known = self._role(source or (roles["source"] if target is None else _other(roles, target)))
-        wanted = "target" if known == "source" else "source"
+        other = {"source": "target", "target": "source"}
+        if source is not None:
+            known = self._role(source)
+        else:
+            known = "source" if target is None else other[self._role(target)]
+        wanted = other[known]
         if target is not None and self._role(target) != wanted:
             msg = f"target: expected the other modality than {roles[known]!r}, got {target!r}."
             raise ValueError(msg)
@@ -225,10 +233,6 @@ class CellMatching(RegisteredAligner):
             for adata, role in zip(modalities, ("source", "target"), strict=True):
                 adata.obsm[self._obsm_key] = scores[role].astype(np.float32)
         return coupling
-
-
-def _other(roles: dict[str, str], modality: str) -> str:
-    return roles["source"] if modality in {"target", roles["target"]} else roles["target"]
 
 
 def write_match_statistics(modalities: tuple[AnnData, AnnData], statistics: MatchStatistics, key: str) -> None:

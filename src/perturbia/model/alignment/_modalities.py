@@ -18,20 +18,22 @@ if TYPE_CHECKING:
 __all__ = ["check_mudata", "positions_in", "read_features", "two_modalities"]
 
 
-def check_mudata(mdata: object) -> None:
-    """Refuse anything but MuData in memory.
+def check_mudata(mdata: object, *, writes: bool = True) -> None:
+    """Refuse anything but MuData, and views where something is to be written.
 
     Parameters
     ----------
     mdata
         What was given.
+    writes
+        Whether it is to be written to.
 
     Raises
     ------
     TypeError
         If it is something else.
     ValueError
-        If it is a view.
+        If it is a view, and is to be written to.
     """
     from mudata import MuData
 
@@ -40,7 +42,7 @@ def check_mudata(mdata: object) -> None:
             f"mdata: expected MuData, got {type(mdata).__name__}. Make one: MuData({{'rna': adata, 'protein': other}})."
         )
         raise TypeError(msg)
-    if mdata.is_view:
+    if writes and mdata.is_view:
         msg = "mdata: expected data that can be written to, got a view. Pass mdata[...].copy()."
         raise ValueError(msg)
 
@@ -122,8 +124,20 @@ def positions_in(mdata: MuData, adata: AnnData) -> np.ndarray:
     Returns
     -------
     int64, shape (n_cells,).
+
+    Raises
+    ------
+    ValueError
+        If the whole does not know a cell.
     """
-    return mdata.obs_names.get_indexer(adata.obs_names)
+    positions = mdata.obs_names.get_indexer(adata.obs_names)
+    if n_unknown := int((positions < 0).sum()):
+        msg = (
+            f"mdata: expected the cells of its modalities in mdata.obs_names, got {n_unknown} that are not there. A modality "
+            "was changed: call mdata.update()."
+        )
+        raise ValueError(msg)
+    return positions
 
 
 def read_features(adata: AnnData, *, use_rep: str | None, layer: str | None, modality: str) -> Any:

@@ -192,7 +192,9 @@ def fit_classifier(
     rest = np.setdiff1d(np.arange(len(codes)), np.concatenate([train, valid]))
     with quiet_third_parties(), torch.random.fork_rng():
         torch.manual_seed(seed)
-        splitter = DataSplitter(manager, batch_size=batch_size, external_indexing=[train, valid, rest])
+        # a last batch of one or two cells says little, and batch norm cannot take one; they are others every epoch
+        short = len(train) > batch_size and 0 < len(train) % batch_size < 3
+        splitter = DataSplitter(manager, batch_size=batch_size, external_indexing=[train, valid, rest], drop_last=short)
         plan = ClassifierTrainingPlan(classifier, **plan_kwargs)
         trainer = Trainer(
             max_epochs=max_epochs,

@@ -162,12 +162,13 @@ class RegisteredAligner(BaseModelClass):
         return self.registry[_SETUP_ARGS_KEY][name]
 
     def _role(self, modality: str) -> str:
-        for role, name in self.modalities.items():
-            if modality in {name, role}:
-                return role
-        names = ", ".join(repr(name) for name in self.modalities.values())
-        msg = f"modality: expected one of {names}, got {modality!r}."
-        raise ModalityError(msg)
+        # names come last: a modality may be called "source" and be the target
+        roles = dict(zip(ROLES, ROLES, strict=True)) | {name: role for role, name in self.modalities.items()}
+        if modality not in roles:
+            names = ", ".join(repr(name) for name in self.modalities.values())
+            msg = f"modality: expected one of {names}, got {modality!r}."
+            raise ModalityError(msg)
+        return roles[modality]
 
     def _n_features(self, role: str) -> int:
         registry = self.registry["field_registries"][f"X_{role}"]
@@ -206,7 +207,9 @@ class RegisteredAligner(BaseModelClass):
 
     def _codes_of(self, role: str) -> np.ndarray:
         """Code of the label of each cell of the model; -1 where it has none in common."""
-        return self.adata_manager.get_from_registry(f"labels_{role}").ravel()
+        self._modality(role)
+        self.adata_manager.validate()  # another registration of the same data may have written its own codes
+        return self.adata_manager.get_from_registry(f"labels_{role}").ravel().copy()
 
     def _require_trained(self) -> None:
         if not self.is_trained_:

@@ -92,7 +92,7 @@ def shared_labels(
     Warns
     -----
     UserWarning
-        Labels of one modality alone, whose cells are left out; labels with few cells.
+        Labels of one modality alone, whose cells are left out; labels with few cells; a control that no cell has.
     """
     spelled = {name: read_labels(adata, key, modality=name) for name, adata in modalities.items()}
     known = {one for labels in spelled.values() for one in labels.unique()}
@@ -113,6 +113,7 @@ def shared_labels(
     alone = {name: sorted(set(labels) - set(common)) for name, labels in read.items()}
     codes = {name: pd.Index(common).get_indexer(labels) for name, labels in read.items()}
     found = SharedLabels(common, codes, alone)
+    _warn_of_control(known, control, sep)
     _warn(found, min_cells)
     return found
 
@@ -152,7 +153,11 @@ def read_labels(adata: AnnData, key: str, *, modality: str) -> pd.Series:
     if n_missing := int(column.isna().sum()):
         msg = f"{where}: expected a label for every cell, got {n_missing} missing. Label these cells, or drop them."
         raise LabelError(msg)
-    return column.astype(str)
+    labels = column.astype(str)
+    if n_empty := int((labels.str.strip() == "").sum()):
+        msg = f"{where}: expected a label for every cell, got {n_empty} empty. Label these cells, or drop them."
+        raise LabelError(msg)
+    return labels
 
 
 def canonical_label(label: str, control: str | Sequence[str] | None, sep: str | None) -> str:
@@ -165,6 +170,17 @@ def canonical_label(label: str, control: str | Sequence[str] | None, sep: str | 
         return str(as_perturbation(label, control=controls or "control", sep=sep))
     except PerturbiaError:
         return label
+
+
+def _warn_of_control(known: set[str], control: str | Sequence[str] | None, sep: str | None) -> None:
+    controls = set() if control is None else {control} if isinstance(control, str) else set(control)
+    members = known if sep is None else known.union(*(label.split(sep) for label in known))
+    if controls and not controls & members:
+        msg = (
+            f"control: expected labels of control cells, got {shorten(sorted(controls))}, which no cell has; labels are "
+            f"{shorten(sorted(known), limit=5)}. Pass None if there are no controls."
+        )
+        warnings.warn(msg, UserWarning, stacklevel=4)
 
 
 def _warn(found: SharedLabels, min_cells: int) -> None:

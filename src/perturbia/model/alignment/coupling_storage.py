@@ -123,8 +123,8 @@ def write_coupling(
     from importlib.metadata import version
 
     short = coupling.truncate(*keep)
-    matrix = short.to_sparse(1.0, np.iinfo(np.int64).max).tocoo()
     at = [positions_in(mdata, mdata.mod[name]) for name in names]
+    matrix = short.to_sparse(1.0, np.iinfo(np.int64).max).tocoo()
     stored = sp.csr_matrix(
         (matrix.data.astype(np.float32), (at[0][matrix.row], at[1][matrix.col])), shape=(mdata.n_obs, mdata.n_obs)
     )
@@ -171,6 +171,8 @@ def read_coupling(mdata: MuData, key: str, *, source: str | None = None, target:
         If there is no coupling under `key`.
     ModalityError
         If it does not join these modalities.
+    ValueError
+        If modalities were changed without ``mdata.update()``.
     """
     metadata = mdata.uns.get(key)
     if key not in mdata.obsp or not isinstance(metadata, dict) or metadata.get("kind") != "coupling":
@@ -195,5 +197,6 @@ def read_coupling(mdata: MuData, key: str, *, source: str | None = None, target:
             raise ModalityError(msg)
     rows, columns = (positions_in(mdata, mdata.mod[name]) for name in stored)
     matrix = sp.csr_matrix(mdata.obsp[key], dtype=np.float64)[rows][:, columns]
+    matrix.eliminate_zeros()  # what float32 could not hold is no match
     matrix = matrix if source == stored[0] else matrix.T
     return StoredCoupling(mdata, matrix.tocsr(), (source, target), dict(metadata))

@@ -135,6 +135,7 @@ class PropensityAligner(CellMatching):
             )
         # what training learns besides weights; saved with the model
         self.temperatures_: dict[str, float] = {}
+        self.cells_: dict[str, np.ndarray] = {}  # their names: positions below are among them
         self.folds_: dict[str, np.ndarray] = {}
         self.splits_: dict[str, list[np.ndarray]] = {}
         self.held_out_: dict[str, np.ndarray] = {}
@@ -224,6 +225,7 @@ class PropensityAligner(CellMatching):
         history: dict[str, pd.DataFrame] = {}
         for which, role in enumerate(_ROLES):
             X, codes = self._features_of(role), self._codes_of(role)
+            self.cells_[role] = self._modality(role).obs_names.to_numpy().astype(str)
             groups = self._groups_of(role, group_key) if self.n_folds > 1 else None
             self.folds_[role] = (
                 np.zeros(len(codes), dtype=np.int64)
@@ -331,7 +333,9 @@ class PropensityAligner(CellMatching):
                 "cells are matched along these alone, and by chance otherwise. More perturbations help."
             )
             warnings.warn(msg, UserWarning, stacklevel=3)
-        targets = {name for label in self.labels for name in label.split("+")}
+        sep = self._setup_argument("sep")
+        members = {name for label in self.labels for name in (label.split(sep) if sep else [label])}
+        targets = {name.rpartition("@")[0] or name for name in members}  # the dose is not part of the name
         for role in _ROLES:
             if self._setup_argument(f"{role}_rep") is not None:
                 continue
@@ -364,8 +368,21 @@ class PropensityAligner(CellMatching):
     def _own_logits(self, role: str) -> np.ndarray:
         """Logits of registered cells under the classifier that did not see them."""
         logits = np.stack(self._logits(role))
-        fold = np.where(self.folds_[role] >= 0, self.folds_[role], 0)
+        fold = np.maximum(self._folds_now(role), 0)
         return logits[fold, np.arange(logits.shape[1])]
+
+    def _folds_now(self, role: str, data: AnnData | MuData | None = None) -> np.ndarray:
+        """Fold of each cell, found by its name; -1 for cells that were not there in training, or had no label."""
+        place = self._places_now(role, data)
+        return np.where(place >= 0, self.folds_[role][place], -1)
+
+    def _places_now(self, role: str, data: AnnData | MuData | None = None) -> np.ndarray:
+        """Position of each cell among those of the training: a loaded model may hold others."""
+        return pd.Index(self.cells_[role]).get_indexer(self._modality(role, data).obs_names)
+
+    def _held_out_now(self, role: str) -> np.ndarray:
+        """Positions of the cells that judge the classifiers."""
+        return np.flatnonzero(np.isin(self._places_now(role), self.held_out_[role]) & (self._codes_of(role) >= 0))
 
     def get_propensity(
         self,
@@ -397,10 +414,11 @@ class PropensityAligner(CellMatching):
 
         Returns
         -------
-        float64, shape (n_cells, n_labels), columns in the order of `labels`. With several folds, cells of the model get
-        the scores of the classifier that did not see them, new cells the mean over classifiers.
+        float64, shape (n_cells, n_labels), columns in the order of `labels`. With several folds, cells of the training
+        (known by their names) get the scores of the classifier that did not see them, new cells the mean over classifiers.
         """
         self._require_trained()
+        check_positive_integer("batch_size", batch_size)
         role = self._role(modality)
         if kind not in get_args(ScoreKind):
             msg = f"kind: expected one of {', '.join(map(repr, get_args(ScoreKind)))}, got {kind!r}."
@@ -417,16 +435,11 @@ class PropensityAligner(CellMatching):
             )
             for one, classifier in zip(logits, self._classifiers(role), strict=True)
         ]
-        own = adata is None or adata is self.adata
-        if self.n_folds == 1:
-            result = scores[0]
-        elif own:
-            fold = self.folds_[role]
-            result = np.mean(scores, axis=0)
+        result = np.mean(scores, axis=0) if len(scores) > 1 else scores[0]
+        if len(scores) > 1:
+            fold = self._folds_now(role, adata)
             inside = fold >= 0
             result[inside] = np.stack(scores)[fold[inside], np.flatnonzero(inside)]
-        else:
-            result = np.mean(scores, axis=0)
         return result if indices is None else result[np.asarray(indices)]
 
     def get_latent_representation(
@@ -527,7 +540,7 @@ class PropensityAligner(CellMatching):
         return batch_leakage(self, group_key or self._setup_argument("batch_key"), n_folds=n_folds, **options)
 
     def _matching_points(self, role: str, **options: Any) -> np.ndarray:
-        return self.get_propensity(role, **options)
+        return self.get_propensity(self.modalities[role], **options)
 
 
 def _check_training(
