@@ -137,7 +137,8 @@ def held_out_reliability(
 def batch_leakage(model: PropensityAligner, group_key: str, *, n_folds: int, **training: Any) -> pd.DataFrame:
     """Held-out scores under random folds and under folds of whole batches; see :meth:`PropensityAligner.check_batches`."""
     rows = []
-    for role in _ROLES:
+    having = [role for role in _ROLES if group_key in model._modality(role).obs]
+    for role in having or _ROLES:  # without any, the first says what is missing
         X, codes = model._features_of(role), model._codes_of(role)
         groups = model._groups_of(role, group_key)
         for name, kept in (("random", None), ("batches", groups)):

@@ -86,10 +86,9 @@ class CellMatching(RegisteredAligner):
         self._require_trained()
         roles = self.modalities
         other = {"source": "target", "target": "source"}
-        if source is not None:
-            known = self._role(source)
-        else:
-            known = "source" if target is None else other[self._role(target)]
+        if source is None:
+            source = roles[other[self._role(target)]] if target is not None else roles["source"]
+        known = self._role(source)
         wanted = other[known]
         if target is not None and self._role(target) != wanted:
             msg = f"target: expected the other modality than {roles[known]!r}, got {target!r}."

@@ -516,7 +516,7 @@ class PropensityAligner(CellMatching):
         Parameters
         ----------
         group_key
-            Column of `obs` of each modality with batches or donors; the registered batch by default.
+            Column of `obs` with batches or donors; the registered batch by default. A modality without it is left out.
         n_folds
             Folds; at most as many as batches.
         **training
@@ -529,7 +529,7 @@ class PropensityAligner(CellMatching):
         Raises
         ------
         KeyError, SplitError
-            If there is no such column, or there are fewer batches than folds.
+            If no modality has such a column, or there are fewer batches than folds.
         """
         self._require_trained()
         check_positive_integer("n_folds", n_folds)
