@@ -305,7 +305,7 @@ class PropensityAligner(CellMatching):
                 "held_out": not seen,
                 "temperature": self.temperatures_[role],
             }
-        self.classification_ = pd.DataFrame(rows).T
+        self.classification_ = pd.DataFrame.from_dict(rows, orient="index")
         ratio = max(self.temperatures_.values()) / min(self.temperatures_.values())
         self.use_temperature_ = ratio > _TEMPERATURE_RATIO if temperature == "auto" else bool(temperature)
         for name, row in self.classification_.iterrows():
