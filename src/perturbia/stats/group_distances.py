@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from perturbia.stats._arrays import dense_matrix
 from perturbia.stats.block_matching import paired_groups
 from perturbia.stats.energy_permutation import energy_test
 
@@ -43,13 +44,14 @@ def group_distance_tests(
 
     Returns
     -------
-    One row a group that both sides have: `energy_distance` (unbiased, Euclidean), `p_value`
-    and `p_adjusted` (Benjamini and Hochberg, over groups); NaN for groups of one cell.
+    One row a group that both sides have: `energy_distance` (unbiased, Euclidean), `relative_distance`, the same over
+    twice the mean distance between cells of the two sides, which is 0 for one distribution and 1 for two far apart points;
+    `p_value` and `p_adjusted` (Benjamini and Hochberg, over groups). NaN for groups of one cell.
 
     Raises
     ------
     ValueError
-        No common group, or bad settings.
+        Different numbers of columns, missing values, no common group, or bad settings.
 
     Examples
     --------
@@ -62,8 +64,20 @@ def group_distance_tests(
     >>> (tests["p_adjusted"] < 0.05).to_dict()
     {'a': True, 'b': False}
     """
+    from scipy.spatial.distance import cdist
     from statsmodels.stats.multitest import multipletests
 
+    X, Y = dense_matrix(X, "X"), dense_matrix(Y, "Y")
+    if X.shape[1] != Y.shape[1]:
+        msg = f"Y: expected the {X.shape[1]} columns of X, got {Y.shape[1]}. Pass coordinates in one space."
+        raise ValueError(msg)
+    if not (isinstance(max_cells, int | np.integer) and max_cells >= 2):
+        msg = f"max_cells: expected a whole number of at least 2, got {max_cells!r}."
+        raise ValueError(msg)
+    for name, labels, n in (("x_groups", x_groups, len(X)), ("y_groups", y_groups, len(Y))):
+        if len(labels) != n:
+            msg = f"{name}: expected one label a cell, {n}, got {len(labels)}."
+            raise ValueError(msg)
     groups = paired_groups(x_groups, y_groups, shape=(len(X), len(Y)))
     rng = np.random.default_rng(seed)
     rows = []
@@ -72,7 +86,7 @@ def group_distance_tests(
             rng.choice(cells, max_cells, replace=False) if len(cells) > max_cells else cells for cells in sides
         )
         if min(len(first), len(second)) < 2:
-            rows.append((np.nan, np.nan))
+            rows.append((np.nan, np.nan, np.nan))
             continue
         test = energy_test(
             np.concatenate([X[first], Y[second]]),
@@ -81,8 +95,10 @@ def group_distance_tests(
             n_permutations=n_permutations,
             seed=seed + k,
         )
-        rows.append((float(test.statistic[0]), float(test.p_value[0])))
-    table = pd.DataFrame(rows, index=[name for name, *_ in groups], columns=["energy_distance", "p_value"])
+        distance, between = float(test.statistic[0]), 2 * cdist(X[first], Y[second]).mean()
+        rows.append((distance, distance / between if between > 0 else 0.0, float(test.p_value[0])))
+    columns = ["energy_distance", "relative_distance", "p_value"]
+    table = pd.DataFrame(rows, index=[name for name, *_ in groups], columns=columns)
     table["p_adjusted"] = np.nan
     tested = table["p_value"].notna()
     if tested.any():

@@ -82,7 +82,7 @@ def propensity_scores(
     log_probs = np.maximum(log_probs, np.log(floor))
     if kind == "log_ratio" and class_counts is not None:
         counts = np.asarray(class_counts, dtype=np.float64)
-        if counts.shape != (values.shape[1],) or (counts < 0).any():
+        if counts.shape != (values.shape[1],) or not (counts >= 0).all():
             msg = f"class_counts: expected a number of cells for each of {values.shape[1]} classes, got {class_counts!r}."
             raise ValueError(msg)
         log_probs = log_probs - np.log(counts + 0.5)  # half a cell: a class may have none in a fold

@@ -25,6 +25,8 @@ _ROLES = ("source", "target")
 HUB = 10.0
 #: False discovery rate below which scores of a perturbation are said to differ between modalities.
 DIFFERENT = 0.05
+#: Relative energy distance beyond which that is worth a warning; classifiers of unequal skill alone make about 0.03.
+LARGE = 0.1
 #: Cells that a bin of a reliability curve should have at least.
 _CELLS_OF_BIN = 20
 
@@ -81,11 +83,11 @@ def _matches(model: PropensityAligner, key: str, codes: dict[str, np.ndarray]) -
 
 
 def _warn(model: PropensityAligner, table: pd.DataFrame) -> None:
-    differing = table.index[table["p_adjusted"] < DIFFERENT].tolist()
+    differing = table.index[(table["p_adjusted"] < DIFFERENT) & (table["relative_distance"] > LARGE)].tolist()
     if differing:
         msg = (
             f"diagnose: scores of {len(differing)} of {len(table)} perturbations are distributed differently in the two "
-            f"modalities (FDR below {DIFFERENT:g}): {shorten(differing, limit=5)}. One modality is noisier, populations "
+            f"modalities (FDR below {DIFFERENT:g}, relative distance above {LARGE:g}): {shorten(differing, limit=5)}. One modality is noisier, populations "
             "differ, or perturbations act on the assay."
         )
         warnings.warn(msg, UserWarning, stacklevel=4)

@@ -488,7 +488,8 @@ class PropensityAligner(CellMatching):
         - `auroc_source`, `auroc_target`: how well held-out cells are told from those of all other perturbations, 0.5 by
           chance: the worse modality limits the matches;
         - `energy_distance`, `p_value`, `p_adjusted`: whether scores of both modalities have one distribution, which they
-          have if the assumptions hold, neither modality is noisier and populations are the same;
+          have if the assumptions hold, neither modality is noisier and populations are the same; and `relative_distance`,
+          how far apart they are, from 0 to 1: with many cells the slightest difference of the classifiers is significant;
         - `n_effective`: median effective number of matches of a source cell; `max_hubness`: largest mass that a target cell
           receives, relative to an even share; `iterations`, `marginal_error`, `converged`, `kept_mass` of the solver.
 
