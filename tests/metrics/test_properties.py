@@ -246,7 +246,14 @@ def test_every_public_score_is_covered():
         ],
         "likelihoods": ["paired_iwelbo"],
         "alignments": ["alignment", "coupling_trace", "feature_r2", "foscttm", "matched_distribution"]
-        + ["matched_label_accuracy", "matched_mse", "matched_r2", "projected_foscttm", "soft_foscttm"],
+        + [
+            "label_confusion",
+            "matched_label_accuracy",
+            "matched_mse",
+            "matched_r2",
+            "projected_foscttm",
+            "soft_foscttm",
+        ],
     }
     functions = {name for name in perturbia.metrics.__all__ if name[0].islower()}
     tabled = {name for name in functions if any(key.startswith(name) for key in ALL)}
