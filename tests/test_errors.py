@@ -39,6 +39,7 @@ def test_the_table_above_is_complete():
     }
     assert tree - {"PerturbiaError"} == set(BUILT_IN)
     assert issubclass(errors.ExtrapolationWarning, UserWarning)
+    assert issubclass(errors.ConvergenceWarning, UserWarning)
 
 
 @pytest.mark.parametrize("error", [UnknownPerturbation, ModalityError])

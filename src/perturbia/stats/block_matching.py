@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import warnings
-from dataclasses import dataclass
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -13,12 +12,12 @@ import numpy as np
 
 from perturbia.errors import ConvergenceWarning, shorten
 from perturbia.stats._arrays import any_matrix
-from perturbia.stats._coupling_plans import DualPlan, Part, SparsePlan, UniformPlan
-from perturbia.stats._mass_cuts import cut_in_parts
-from perturbia.stats.coupling import Coupling, CouplingBlock, label_array
+from perturbia.stats._block_solvers import SOLVERS, Aligner, MatchingOptions
+from perturbia.stats._coupling_blocks import CouplingBlock, label_array
+from perturbia.stats.coupling import Coupling
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     import scipy.sparse as sp
 
@@ -27,26 +26,6 @@ if TYPE_CHECKING:
 __all__ = ["Aligner", "couple", "paired_groups"]
 
 logger = logging.getLogger(__name__)
-
-Aligner = Literal["ot", "emd", "snn", "gw", "random"]
-
-_MAX_GROMOV_PAIRS = 9_000_000
-
-
-@dataclass(frozen=True)
-class _Options:
-    method: Aligner
-    cost: Cost
-    epsilon: float  # in the unit of the cost
-    scale: float
-    unbalanced: tuple[float, float]
-    partial_mass: float | None
-    n_neighbors: int | None
-    max_block_size: int
-    tolerance: float
-    max_iterations: int
-    dtype: Literal["float32", "float64"]
-    device: str
 
 
 def couple(
@@ -95,18 +74,18 @@ def couple(
     unbalanced
         For ``"ot"``: how strictly source and target marginals are kept, in (0, 1]; 1 is balanced.
     partial_mass
-        For ``"ot"`` and ``"emd"``: share of the mass of a group to match.
+        For ``"ot"`` and ``"emd"``: share of the mass of a group to match; groups are not cut then.
     n_neighbors
         Neighbours for ``"snn"`` (1 by default) and ``"gw"`` (50, at most a fifth of the cells).
     max_block_size
         Groups with more cells on a side are cut along their first principal axis into parts of equal mass. An
         approximation; marginals stay exact. For ``"ot"`` and ``"emd"``.
     tolerance
-        L1 error of the marginals at which ``"ot"`` stops.
+        L1 error of the marginals of a group, relative to its mass, at which ``"ot"`` stops.
     max_iterations
-        Most updates of ``"ot"``.
+        Most updates of ``"ot"`` and ``"gw"``.
     dtype
-        Type in which ``"ot"`` computes.
+        Type in which ``"ot"`` computes; groups that need more digits get float64 by themselves.
     device
         Where ``"ot"`` computes: ``"cpu"``, ``"cuda"``, ``"auto"`` for a GPU if there is one.
     seed
@@ -116,8 +95,8 @@ def couple(
 
     Returns
     -------
-    :class:`Coupling`. `table` holds, a group: `n_source`, `n_target`, `mass`, `iterations`, `marginal_error`,
-    `converged`, `mean_cost` of matched pairs.
+    :class:`Coupling`. `table` holds, a group: `n_source`, `n_target`, `mass`, `converged`, `mean_cost` of matched pairs
+    (for ``"gw"``, the distortion of distances), and for ``"ot"`` `iterations` and `marginal_error`.
 
     Raises
     ------
@@ -131,7 +110,8 @@ def couple(
 
     Notes
     -----
-    ``"ot"`` and ``"emd"`` are O(n_t m_t) in memory for the largest group; ``"ot"`` needs one float32 matrix of that size.
+    ``"ot"`` and ``"emd"`` are O(n_t m_t) in memory for the largest group: ``"ot"`` needs one float32 matrix of that size,
+    ``"emd"`` the tenfold of it.
 
     References
     ----------
@@ -172,11 +152,10 @@ def couple(
     device = _device(device)
     scale = _scale(x, y, groups, scale_cost, cost, method)
     default = 1e-3 if method == "gw" else 1e-2
-    options = _Options(
+    options = MatchingOptions(
         method=method,
         cost=cost,
         epsilon=(default if epsilon is None else epsilon) * scale,
-        scale=scale,
         unbalanced=(1.0, 1.0) if unbalanced is None else (float(unbalanced[0]), float(unbalanced[1])),
         partial_mass=partial_mass,
         n_neighbors=n_neighbors,
@@ -342,123 +321,23 @@ def _scale(x: np.ndarray, y: np.ndarray, groups: list, scale_cost: object, cost:
     return mean if mean > 0 else 1.0  # all cells alike: any plan is optimal
 
 
-def _log_size(groups: list, options: _Options) -> None:
+def _log_size(groups: list, options: MatchingOptions) -> None:
     largest = max(
         min(len(rows), options.max_block_size) * min(len(columns), options.max_block_size)
         for _, rows, columns in groups
     )
-    bytes_each = {"ot": 4 if options.dtype == "float32" else 8, "emd": 16, "gw": 48}.get(options.method, 1)
+    bytes_each = {"ot": 4 if options.dtype == "float32" else 8, "emd": 41, "gw": 48}.get(options.method, 1)
     logger.info("%d groups; the largest needs about %.1f MB.", len(groups), largest * bytes_each / 1e6)
 
 
-def _solve_all(x: np.ndarray, y: np.ndarray, groups: list, options: _Options, *, progress: bool) -> list[CouplingBlock]:
+def _solve_all(
+    x: np.ndarray, y: np.ndarray, groups: list, options: MatchingOptions, *, progress: bool
+) -> list[CouplingBlock]:
     from rich.progress import track
 
     n_matched = sum(len(rows) for _, rows, _ in groups)
     blocks = []
     for name, rows, columns in track(groups, "Matching groups", disable=not progress, transient=True):
-        solve = _SOLVERS[options.method]
-        parts, report = solve(x[rows], y[columns], options)
+        parts, report = SOLVERS[options.method](x[rows], y[columns], options)
         blocks.append(CouplingBlock(name, rows, columns, len(rows) / n_matched, parts, report))
     return blocks
-
-
-def _entropic(x: np.ndarray, y: np.ndarray, options: _Options) -> tuple[tuple[Part, ...], dict[str, Any]]:
-    import torch
-
-    from perturbia.stats.partial_sinkhorn import partial_sinkhorn
-    from perturbia.stats.sinkhorn import sinkhorn
-    from perturbia.stats.transport_cost import PairCost
-
-    shared: dict[str, Any] = {
-        "epsilon": options.epsilon,
-        "cost": options.cost,
-        "tolerance": options.tolerance,
-        "max_iterations": options.max_iterations,
-        "dtype": getattr(torch, options.dtype),
-        "device": options.device,
-    }
-    whole = options.partial_mass is None
-    parts, reports = [], []
-    for cut in cut_in_parts(x, y, options.max_block_size if whole else max(len(x), len(y))):
-        cells = x[cut.rows], y[cut.columns]
-        if options.partial_mass is not None:
-            solution = partial_sinkhorn(*cells, mass=options.partial_mass, **shared)
-        else:
-            shared |= {"source_weights": cut.row_weights, "target_weights": cut.column_weights}
-            solution = sinkhorn(*cells, unbalanced=options.unbalanced, **shared)
-        # the costs are those of a part about its own centre: the duals belong to them
-        pairs = PairCost(*cells, options.cost, dtype=solution.dtype, device=options.device)
-        parts.append(cut.part(DualPlan(pairs, solution.f, solution.g, options.epsilon, cut.share)))
-        reports.append((cut.share, solution))
-    report = {
-        "iterations": max(one.iterations for _, one in reports),
-        "marginal_error": float(sum(share * one.marginal_error for share, one in reports)),
-        "converged": all(one.converged for _, one in reports),
-        "mean_cost": float(sum(share * one.mean_cost for share, one in reports)),
-    }
-    return tuple(parts), report
-
-
-def _exact(x: np.ndarray, y: np.ndarray, options: _Options) -> tuple[tuple[Part, ...], dict[str, Any]]:
-    from perturbia.stats.exact_transport import exact_plan, partial_plan
-
-    if options.partial_mass is not None:
-        plan, report = partial_plan(x, y, mass=options.partial_mass, cost=options.cost)
-        return (Part(SparsePlan(plan)),), report
-    parts, reports = [], []
-    for cut in cut_in_parts(x, y, options.max_block_size):
-        plan, report = exact_plan(
-            x[cut.rows],
-            y[cut.columns],
-            cost=options.cost,
-            source_weights=cut.row_weights,
-            target_weights=cut.column_weights,
-        )
-        parts.append(cut.part(SparsePlan(plan * cut.share)))
-        reports.append((cut.share * report["mean_cost"], report["converged"]))
-    report = {"mean_cost": float(sum(one[0] for one in reports)), "converged": all(one[1] for one in reports)}
-    return tuple(parts), report
-
-
-def _neighbors(x: np.ndarray, y: np.ndarray, options: _Options) -> tuple[tuple[Part, ...], dict[str, Any]]:
-    from perturbia.stats.shared_neighbors import shared_neighbor_plan
-    from perturbia.stats.transport_cost import PairCost
-
-    plan = shared_neighbor_plan(x, y, n_neighbors=options.n_neighbors or 1, cost=options.cost)
-    pairs = PairCost(x, y, options.cost)
-    total = sum(float(plan[rows].multiply(pairs.tile(rows).numpy()).sum()) for rows in pairs.bounds())
-    return (Part(SparsePlan(plan)),), {"converged": True, "mean_cost": total}
-
-
-def _gromov(x: np.ndarray, y: np.ndarray, options: _Options) -> tuple[tuple[Part, ...], dict[str, Any]]:
-    import scipy.sparse as sp
-
-    from perturbia.stats.gromov_wasserstein import gromov_plan
-
-    if len(x) * len(y) > _MAX_GROMOV_PAIRS:
-        msg = (
-            f"method: expected groups of at most {_MAX_GROMOV_PAIRS:,} pairs of cells for 'gw', got {len(x)} x {len(y)}. "
-            "Draw fewer cells, or use method='ot'."
-        )
-        raise ValueError(msg)
-    plan, report = gromov_plan(
-        x, y, epsilon=options.epsilon, n_neighbors=options.n_neighbors, max_iterations=options.max_iterations
-    )
-    return (Part(SparsePlan(sp.csr_matrix(plan))),), report
-
-
-def _uniform(x: np.ndarray, y: np.ndarray, options: _Options) -> tuple[tuple[Part, ...], dict[str, Any]]:
-    from perturbia.stats.transport_cost import PairCost
-
-    mean = PairCost(x, y, options.cost).total() / (len(x) * len(y))
-    return (Part(UniformPlan((len(x), len(y)))),), {"converged": True, "mean_cost": mean}
-
-
-_SOLVERS: dict[str, Callable[[np.ndarray, np.ndarray, _Options], tuple[tuple[Part, ...], dict[str, Any]]]] = {
-    "ot": _entropic,
-    "emd": _exact,
-    "snn": _neighbors,
-    "gw": _gromov,
-    "random": _uniform,
-}

@@ -3,90 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from perturbia.stats._arrays import any_matrix, check_nonnegative, group_codes
-from perturbia.stats._coupling_plans import Part, SparsePlan, UniformPlan, random_matches, truncated
+from perturbia.stats._arrays import any_matrix, check_nonnegative
+from perturbia.stats._coupling_blocks import (
+    CouplingBlock,
+    blocks_of_matrix,
+    conditional,
+    row_steps,
+    sparse_block,
+    truncated_block,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-__all__ = ["Coupling", "CouplingBlock", "MatchStatistics", "label_array"]
-
-_TILE = 4_000_000  # entries of a tile
-
-
-@dataclass(frozen=True)
-class CouplingBlock:
-    """The part of a coupling that belongs to one group.
-
-    Attributes
-    ----------
-    name
-        The group.
-    rows, columns
-        Positions of its source and target cells, int64.
-    mass
-        Share of all mass that it holds.
-    parts
-        Plans of mass one over all parts; a large group may be cut into several, which share cells at the cuts.
-    report
-        What its solver said: `iterations`, `marginal_error`, `converged`, `mean_cost`, `kept_mass`.
-    """
-
-    name: Any
-    rows: np.ndarray
-    columns: np.ndarray
-    mass: float
-    parts: tuple[Part, ...]
-    report: Mapping[str, Any] = field(default_factory=dict)
-
-    def tile(self, local: np.ndarray) -> np.ndarray:
-        """Joint mass of some rows of the block.
-
-        Parameters
-        ----------
-        local
-            Sorted positions within `rows`.
-
-        Returns
-        -------
-        Shape (len(local), len(columns)), float32 or float64 as the plan is held.
-        """
-        if len(self.parts) == 1 and self.parts[0].rows is None:
-            return self.parts[0].plan.tile(local) * self.mass
-        tile = np.zeros(
-            (len(local), len(self.columns)), dtype=np.result_type(*(part.plan.dtype for part in self.parts))
-        )
-        for part in self.parts:
-            position = part.row_positions(len(self.rows))
-            inside = np.searchsorted(position, local)
-            inside[inside == len(position)] = 0
-            (hit,) = np.nonzero(position[inside] == local)
-            if len(hit):
-                columns = part.column_positions(len(self.columns))
-                tile[np.ix_(hit, columns)] += part.plan.tile(inside[hit]) * self.mass
-        return tile
-
-    def matrix(self) -> sp.csr_matrix:
-        """Joint mass of a block whose plans are sparse.
-
-        Returns
-        -------
-        Shape (len(rows), len(columns)), float64.
-        """
-        shape = (len(self.rows), len(self.columns))
-        total = sp.csr_matrix(shape)
-        for part in self.parts:
-            plan = part.plan.sparse().tocoo()
-            at = (part.row_positions(shape[0])[plan.row], part.column_positions(shape[1])[plan.col])
-            total += sp.csr_matrix((plan.data * self.mass, at), shape=shape)
-        return total
+__all__ = ["Coupling", "CouplingBlock", "MatchStatistics"]
 
 
 @dataclass(frozen=True)
@@ -176,9 +112,9 @@ class Coupling:
             msg = f"source_groups, target_groups: expected both or neither, got {given} alone."
             raise ValueError(msg)
         if source_groups is None or target_groups is None:
-            blocks = [_sparse_block("all", np.arange(held.shape[0]), np.arange(held.shape[1]), held)]
+            blocks = [sparse_block("all", np.arange(held.shape[0]), np.arange(held.shape[1]), held)]
         else:
-            blocks = _grouped_blocks(held, source_groups, target_groups)
+            blocks = blocks_of_matrix(held, source_groups, target_groups)
         return cls(held.shape, tuple(blocks))
 
     @property
@@ -221,14 +157,9 @@ class Coupling:
         ------
         Positions of source cells, positions of the target cells of their group, and the masses between them, float64.
         """
-        for block, local in self._local_tiles(max_rows):
-            yield block.rows[local], block.columns, block.tile(local).astype(np.float64)
-
-    def _local_tiles(self, max_rows: int = 1024) -> Iterator[tuple[CouplingBlock, np.ndarray]]:
         for block in self.blocks:
-            step = max(1, min(max_rows, _TILE // max(1, len(block.columns))))
-            for start in range(0, len(block.rows), step):
-                yield block, np.arange(start, min(start + step, len(block.rows)))
+            for local in row_steps(block, max_rows=max_rows):
+                yield block.rows[local], block.columns, block.tile(local).astype(np.float64)
 
     def rows(self, index: Sequence[int] | np.ndarray | None = None) -> sp.csr_matrix:
         """Conditional masses of some source cells.
@@ -249,10 +180,8 @@ class Coupling:
         data, where = [np.empty(0)], [np.empty((2, 0), dtype=np.int64)]
         for block in self.blocks:
             (local,) = np.nonzero(place[block.rows] >= 0)
-            step = max(1, _TILE // max(1, len(block.columns)))
-            for start in range(0, len(local), step):
-                some = local[start : start + step]
-                found = sp.coo_matrix(np.nan_to_num(_conditional(block.tile(some))))
+            for some in row_steps(block, local):
+                found = sp.coo_matrix(np.nan_to_num(conditional(block.tile(some))))
                 data.append(found.data)
                 where.append(np.stack([place[block.rows[some]][found.row], block.columns[found.col]]))
         at = np.concatenate(where, axis=1)
@@ -276,8 +205,8 @@ class Coupling:
         pulled = np.full((self.shape[0], X.shape[1]), np.nan, dtype=_float_type(X))
         for block in self.blocks:
             features = X[block.columns].astype(pulled.dtype)
-            for local in _steps(block):
-                weights = _conditional(block.tile(local)).astype(pulled.dtype)
+            for local in row_steps(block):
+                weights = conditional(block.tile(local)).astype(pulled.dtype)
                 # a product with a sparse matrix forgets what is missing
                 matched = ~np.isnan(weights[:, 0])
                 pulled[block.rows[local[matched]]] = _product(weights[matched], features)
@@ -300,7 +229,7 @@ class Coupling:
         pushed = np.full((self.shape[1], X.shape[1]), np.nan, dtype=_float_type(X))
         for block in self.blocks:
             total, mass = np.zeros((len(block.columns), X.shape[1])), np.zeros(len(block.columns))
-            for local in _steps(block):
+            for local in row_steps(block):
                 tile = block.tile(local)
                 total += _product(tile.T.astype(pushed.dtype), X[block.rows[local]].astype(pushed.dtype))
                 mass += tile.sum(0, dtype=np.float64)
@@ -339,7 +268,7 @@ class Coupling:
         asked[wanted] = True
         drawn = np.full((self.shape[0], n_draws), -1, dtype=np.int64)
         for block in self.blocks:
-            for local in _steps(block, np.flatnonzero(asked[block.rows])):
+            for local in row_steps(block, np.flatnonzero(asked[block.rows])):
                 cumulative = np.cumsum(block.tile(local), axis=1, dtype=np.float64)
                 matched = cumulative[:, -1] > 0
                 cells, cumulative = block.rows[local[matched]], cumulative[matched]
@@ -372,7 +301,7 @@ class Coupling:
             msg = f"max_entries: expected a positive whole number, got {max_entries!r}."
             raise ValueError(msg)
         rng = np.random.default_rng(self.parameters.get("seed", 0))
-        return replace(self, blocks=tuple(_truncate(block, mass, max_entries, rng) for block in self.blocks))
+        return replace(self, blocks=tuple(truncated_block(block, mass, max_entries, rng) for block in self.blocks))
 
     def to_sparse(self, mass: float = 0.99, max_entries: int = 100) -> sp.csr_matrix:
         """Joint masses as one sparse matrix.
@@ -424,10 +353,10 @@ class Coupling:
         hubness = np.full(self.shape[1], np.nan)
         for block in self.blocks:
             hubness[block.columns] = 0
-            for local in _steps(block):
+            for local in row_steps(block):
                 tile = block.tile(local)
                 hubness[block.columns] += tile.sum(0, dtype=np.float64) * len(block.columns) / block.mass
-                tile = _conditional(tile)
+                tile = conditional(tile)
                 with np.errstate(divide="ignore", invalid="ignore"):
                     effective[block.rows[local]] = np.exp(-np.nansum(tile * np.log(tile), axis=1, dtype=np.float64))
                 if cost is not None:
@@ -446,55 +375,6 @@ class Coupling:
 
     def _repr_html_(self) -> str:
         return f"<p>{self!r}</p>{self.table.head(10).to_html()}"
-
-
-def label_array(labels: Any) -> np.ndarray:
-    """Labels as an array that keeps what they are: of a list, NumPy would write None, NaN and numbers as text.
-
-    Parameters
-    ----------
-    labels
-        Array, series, categorical or list.
-
-    Returns
-    -------
-    One-dimensional array, of objects where a list was given.
-    """
-    if hasattr(labels, "dtype"):
-        return np.asarray(labels)
-    labels = list(labels)
-    return np.fromiter(labels, dtype=object, count=len(labels))
-
-
-def _truncate(block: CouplingBlock, mass: float, max_entries: int, rng: np.random.Generator) -> CouplingBlock:
-    plans = [part.plan for part in block.parts]
-    kept = 1.0
-    if all(isinstance(plan, SparsePlan) for plan in plans):
-        parts = block.parts
-    elif isinstance(plans[0], UniformPlan):
-        matrix = random_matches(plans[0].shape, max_entries, rng)
-        kept, parts = matrix.nnz / np.prod(matrix.shape), (Part(SparsePlan(matrix)),)
-    else:
-        pieces = [truncated(block.tile(local), mass, max_entries) for local in _steps(block)]
-        matrix = sp.vstack([piece for piece, _ in pieces]).tocsr() / block.mass
-        total = matrix.sum()
-        kept = sum(share.sum() for _, share in pieces) / (block.mass * total) if total > 0 else 1.0
-        parts = (Part(SparsePlan(matrix)),)
-    return replace(block, parts=parts, report={**block.report, "kept_mass": float(kept)})
-
-
-def _steps(block: CouplingBlock, local: np.ndarray | None = None) -> Iterator[np.ndarray]:
-    """Positions of rows whose tiles stay small."""
-    local = np.arange(len(block.rows)) if local is None else local
-    step = max(1, min(1024, _TILE // max(1, len(block.columns))))
-    for start in range(0, len(local), step):
-        yield local[start : start + step]
-
-
-def _conditional(tile: np.ndarray) -> np.ndarray:
-    """Rows divided by their sums; NaN where a row is empty."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return tile / tile.sum(1, keepdims=True, dtype=np.float64).astype(tile.dtype)
 
 
 def _product(left: np.ndarray, right: Any) -> np.ndarray:
@@ -521,39 +401,3 @@ def _positions(index: Any, n: int, name: str) -> np.ndarray:
 
 def _float_type(X: Any) -> np.dtype:
     return X.dtype if X.dtype in (np.float32, np.float64) else np.dtype(np.float64)
-
-
-def _sparse_block(name: Any, rows: np.ndarray, columns: np.ndarray, joint: sp.csr_matrix) -> CouplingBlock:
-    mass = float(joint.sum())
-    return CouplingBlock(name, rows, columns, mass, (Part(SparsePlan((joint / mass).tocsr())),))
-
-
-def _grouped_blocks(held: sp.csr_matrix, source_groups: Any, target_groups: Any) -> list[CouplingBlock]:
-    names, codes = group_codes(label_array(source_groups), held.shape[0], name="source_groups")
-    others, other_codes = group_codes(label_array(target_groups), held.shape[1], name="target_groups")
-    position = pd.Index(names).get_indexer(others)[other_codes]
-    entries = held.tocoo()
-    if (across := codes[entries.row] != position[entries.col]).any():
-        msg = f"matrix: expected mass within groups only, got {int(across.sum())} entries between cells of different groups."
-        raise ValueError(msg)
-    sides = [_places(codes, len(names)), _places(position, len(names))]
-    local = [side[1] for side in sides]
-    order = np.argsort(codes[entries.row], kind="stable")
-    cuts = np.searchsorted(codes[entries.row][order], np.arange(len(names) + 1))
-    blocks = []
-    for code in np.flatnonzero(np.diff(cuts)):
-        some = order[cuts[code] : cuts[code + 1]]
-        rows, columns = sides[0][0][code], sides[1][0][code]
-        where = (local[0][entries.row[some]], local[1][entries.col[some]])
-        joint = sp.csr_matrix((entries.data[some], where), shape=(len(rows), len(columns)))
-        blocks.append(_sparse_block(names[code], rows, columns, joint))
-    return blocks
-
-
-def _places(codes: np.ndarray, n_groups: int) -> tuple[list[np.ndarray], np.ndarray]:
-    """Positions of the cells of every group, and the place of every cell in its group."""
-    order = np.argsort(codes, kind="stable")
-    cuts = np.searchsorted(codes[order], np.arange(n_groups + 1))
-    place = np.empty(len(codes), dtype=np.int64)
-    place[order] = np.arange(len(codes)) - cuts[np.maximum(codes[order], 0)]
-    return [order[start:stop] for start, stop in pairwise(cuts)], place

@@ -236,9 +236,10 @@ def _solution(problem: _Problem, duals: _Duals) -> SinkhornSolution:
         wanted = weights.double().cpu().numpy()
         if tau < 1:
             # what the next update would make of the masses; cells that lost all of theirs stay without
-            with np.errstate(divide="ignore", invalid="ignore"):
-                change = np.log(wanted) - tau * (np.log(masses) - dual) - dual
-            wanted = np.where(masses > 0, masses * np.exp(change), 0)
+            held = masses > 0
+            change = np.log(wanted[held]) - tau * (np.log(masses[held]) - dual[held]) - dual[held]
+            wanted = np.zeros_like(masses)
+            wanted[held] = masses[held] * np.exp(change)
         error = max(error, float(np.abs(masses - wanted).sum()))
     if not duals.finite:
         error = math.inf

@@ -18,6 +18,7 @@ CostName = Literal["sqeuclidean", "euclidean", "cosine", "hellinger"]
 Rows = slice | np.ndarray
 Cost = CostName | Callable[[np.ndarray, np.ndarray], np.ndarray]
 
+_CENTRE_CELLS = 500  # cells of a side, about, that the centre is computed from
 _ROOTS = ("euclidean", "hellinger")
 _TILE = 1_000_000  # entries of a tile of costs: stays in the cache of a core
 
@@ -112,8 +113,9 @@ class PairCost:
                 msg = "cost: expected probabilities for 'hellinger', got negative values. Use 'sqeuclidean'."
                 raise ValueError(msg)
             x, y = np.sqrt(x), np.sqrt(y)
-        # about their common mean, where the difference of large squares keeps its digits in float32
-        centre = (x.sum(0, dtype=np.float64) + y.sum(0, dtype=np.float64)) / max(1, len(x) + len(y))
+        # about their common middle, where the difference of large squares keeps its digits, outliers or not
+        some = [rows[:: max(1, len(rows) // _CENTRE_CELLS)] for rows in (x, y)]
+        centre = np.median(np.concatenate(some), axis=0).astype(np.float64)
         # a root makes 3e-4 of what rounding in float32 leaves of the distance of equal cells
         held = exact_type(device) if cost in _ROOTS else dtype
         self._x, self._y = (torch.as_tensor(rows - centre, dtype=held, device=self.device) for rows in (x, y))
