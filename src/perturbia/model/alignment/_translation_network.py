@@ -2,16 +2,39 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
-from scvi.nn import FCLayers
 from torch import nn
 
 if TYPE_CHECKING:
     import numpy as np
 
 __all__ = ["TranslationNetwork"]
+
+
+class SharedDropout(nn.Dropout):
+    """Dropout of the same units for all draws of a cell.
+
+    With units of its own, the noise of each draw cancels in products of draws, and nothing is regularised.
+    """
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Features with some units dropped.
+
+        Parameters
+        ----------
+        input
+            Shape (n, n_units) or (n, n_draws, n_units).
+
+        Returns
+        -------
+        The same shape.
+        """
+        if input.ndim == 2:
+            return super().forward(input)
+        return input * super().forward(torch.ones_like(input[:, :1]))
 
 
 class TranslationNetwork(nn.Module):
@@ -48,20 +71,14 @@ class TranslationNetwork(nn.Module):
         for side, n in (("input", n_input), ("output", n_output)):
             self.register_buffer(f"{side}_mean", torch.zeros(n))
             self.register_buffer(f"{side}_scale", torch.ones(n))
-        self.hidden: nn.Module = (
-            FCLayers(
-                n_input,
-                n_hidden,
-                n_layers=n_layers,
-                n_hidden=n_hidden,
-                dropout_rate=dropout_rate,
-                use_batch_norm=False,
-                use_layer_norm=True,
+        widths = [n_input] + n_layers * [n_hidden]
+        self.hidden = nn.Sequential(
+            *(
+                nn.Sequential(nn.Linear(n_in, n_out), nn.LayerNorm(n_out), nn.ReLU(), SharedDropout(dropout_rate))
+                for n_in, n_out in pairwise(widths)
             )
-            if n_layers
-            else nn.Identity()
         )
-        self.head = nn.Linear(n_hidden if n_layers else n_input, n_output)
+        self.head = nn.Linear(widths[-1], n_output)
 
     def standardise_by(
         self, input_moments: tuple[np.ndarray, np.ndarray], output_moments: tuple[np.ndarray, np.ndarray]
@@ -97,11 +114,11 @@ class TranslationNetwork(nn.Module):
         Parameters
         ----------
         x
-            Features of the input, shape (n, n_input).
+            Features of the input, shape (n, n_input), or (n, n_draws, n_input) for draws that share their dropout.
 
         Returns
         -------
-        Shape (n, n_output).
+        The same shape with `n_output` features.
         """
         return self.head(self.hidden((x - self.input_mean) / self.input_scale))
 

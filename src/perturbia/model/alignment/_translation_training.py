@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from typing import TYPE_CHECKING, Any, Literal
 
 import lightning.pytorch as pl
@@ -61,9 +62,10 @@ class TranslationPlan(pl.LightningModule):
         x, y = batch["x"], self.network.standardised(batch["y"])
         if "weights" in batch:
             exact = exact_plain_loss if self.loss == "plain" else exact_projected_loss
-            return exact(self.network(x), y, batch["weights"])
+            # as if all input cells were draws of one cell, so that averaging does not undo dropout
+            return exact(self.network(x[None])[0], y, batch["weights"])
         drawn = plain_match_loss if self.loss == "plain" else projected_match_loss
-        return drawn(self.network(x.flatten(0, 1)).view(*x.shape[:2], -1), y)
+        return drawn(self.network(x), y)
 
     def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
         """Loss of a step; its mean over the epoch is logged."""
@@ -130,24 +132,23 @@ def train_translation(
     Raises
     ------
     RuntimeError
-        If weights are no numbers any more.
+        If loss or weights are no numbers any more.
     """
     train, valid = parts
     if max_epochs is None:
         max_epochs = int(np.clip(math.ceil(3000 / math.ceil(len(train) / batch_size)), 100, 1000))
     accelerator, devices, _ = parse_device_args(accelerator, devices, return_device="torch")
     callbacks = list(trainer_kwargs.pop("callbacks", None) or [])
-    loaders = [
-        match_loader(
-            MatchDataset(X, Y, matches, train, None if loss == "projected_exact" else n_draws), batch_size, shuffle=True
-        )
-    ]
+    drawn = MatchDataset(X, Y, matches, train, None if loss == "projected_exact" else n_draws)
+    loaders, best = [match_loader(drawn, batch_size, shuffle=True)], BestEpoch(network)
     if len(valid):
         loaders.append(match_loader(MatchDataset(X, Y, matches, valid, None), batch_size, shuffle=False))
-        callbacks += [EarlyStopping("validation_loss", patience=patience)] if early_stopping else []
-        callbacks.append(BestEpoch(network))
+        callbacks += [*([EarlyStopping("validation_loss", patience=patience)] if early_stopping else []), best]
         trainer_kwargs.setdefault("check_val_every_n_epoch", 1)
     with quiet_third_parties(), torch.random.fork_rng():
+        # neither is true here: a training without held-out cells is meant so, and we stop early on several devices too
+        for notice in (".*have no `val_dataloader`.*", "early_stopping was automatically disabled.*"):
+            warnings.filterwarnings("ignore", message=notice)
         # processes of a distributed training make draws of their own
         torch.manual_seed(seed + int(os.environ.get("LOCAL_RANK", "0")))
         plan = TranslationPlan(network, loss=loss, lr=lr, weight_decay=weight_decay)
@@ -156,8 +157,10 @@ def train_translation(
         )
         trainer.fit(plan, *loaders)
     network.cpu().eval()
-    if not all(bool(torch.isfinite(one).all()) for one in network.parameters()):
+    final = best.lowest if len(valid) else float(trainer.callback_metrics["train_loss"])
+    if not (math.isfinite(final) and all(bool(torch.isfinite(one).all()) for one in network.parameters())):
         msg = f"lr: the training diverged with a learning rate of {lr}. Lower it, or pass gradient_clip_val=1.0."
         raise RuntimeError(msg)
-    history = getattr(trainer.logger, "history", None) or {}
-    return {name: curve.astype(float) for name, curve in history.items()}
+    history = getattr(trainer.logger, "history", None)
+    # the logger of all processes but the first has none
+    return {name: curve.astype(float) for name, curve in history.items()} if isinstance(history, dict) else {}

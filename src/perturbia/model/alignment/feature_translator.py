@@ -206,13 +206,14 @@ def fit_translator(
     - ``"plain"`` asks that :math:`f(x_j)` is close to :math:`y_i` for :math:`j \sim M_{i\cdot}`. It fits
       :math:`E_M[y \mid x_j]`, the mean of what is matched to :math:`x_j`. Matches that are uncertain pull it to the mean.
     - ``"projected"`` asks that :math:`f` averaged over the match, :math:`\sum_j M_{ij} f(x_j)`, equals :math:`y_i`. It
-      finds the map behind uncertain matches, provided that :math:`M_{i\cdot}` are the right probabilities: where they
-      are too wide, it exaggerates. This is an inverse problem, like regression with instruments: what averaging
+      finds the map behind uncertain matches, provided that :math:`M_{i\cdot}` are the right probabilities: of matches
+      that are wider than the uncertainty is, as under a large `epsilon`, it makes differences that are not there. This is an inverse problem, like regression with instruments: what averaging
       removes, it has to bring back, and noise with it. Early stopping on held-out cells and weight decay matter.
     - ``"projected_exact"`` is the same over all kept matches of a batch instead of draws: less noise in each step, for up
-      to 100 forward passes a cell. Dropout acts before averaging, and is weaker than under draws.
+      to 100 forward passes a cell.
 
-    On matches that are certain all three are ordinary regression.
+    On matches that are certain all three are ordinary regression. Dropout drops the same units for all draws of a cell:
+    with its own for each draw it would cancel in the projected losses and regularise nothing.
 
     Parameters
     ----------
