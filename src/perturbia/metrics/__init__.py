@@ -22,7 +22,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "gene_overlap": ["top_gene_jaccard"],
         "interaction_residual": ["interaction_correlation", "interaction_r2"],
         "interval_calibration": ["CoverageCurve", "coverage_curve", "interval_coverage"],
-        "label_confusion": ["LabelConfusion", "label_confusion"],
+        "joined_labels": ["LabelConfusion", "label_confusion"],
         "latent_recovery": ["LatentMatching", "latent_mcc", "linear_r2", "match_latents"],
         "likelihood_comparison": ["LikelihoodComparison", "paired_iwelbo"],
         "mask_recovery": ["MaskScores", "mask_scores"],

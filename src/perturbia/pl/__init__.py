@@ -7,9 +7,13 @@ import lazy_loader as _lazy
 __getattr__, __dir__, __all__ = _lazy.attach(
     __name__,
     submod_attrs={
+        "alignment_panels": ["alignment_diagnostics"],
         "calibration_plot": ["calibration"],
+        "coupling_heatmap": ["alignment_heatmap"],
         "effect_agreement": ["scatter_effects"],
         "latent_space": ["latent"],
+        "matched_cells": ["alignment_embedding"],
+        "propensity_reliability": ["propensity_calibration"],
         "stability_points": ["latent_stability"],
         "shared_salient_panels": ["shared_salient"],
         "mechanism_map": ["mechanisms"],
