@@ -84,7 +84,7 @@ class RegisteredAligner(BaseModelClass):
         TypeError
             If `mdata` is no MuData.
         ValueError
-            If both modalities have cells of the same name, or `mdata` is a view.
+            If both modalities have cells of the same name, or `mdata` or one of them is a view.
         ModalityError, LabelError, FeatureMismatch, ScaleError
             If modalities, labels or features are missing or can not be used.
 
@@ -98,6 +98,13 @@ class RegisteredAligner(BaseModelClass):
             **{k: v for k, v in locals().items() if k not in {"mdata", "kwargs"}}, mdata=mdata
         )
         roles, chosen = two_modalities(mdata, modalities, paired=paired)
+        for name, adata in chosen.items():
+            if adata.is_view:
+                msg = (
+                    f"mdata[{name!r}]: expected data that can be written to, got a view. Set "
+                    f"mdata.mod[{name!r}] = mdata[{name!r}].copy(), or copy it before the MuData is made."
+                )
+                raise ValueError(msg)
         setup_method_args[_SETUP_ARGS_KEY]["modalities"] = roles
         sources = {"source": (source_rep, source_layer), "target": (target_rep, target_layer)}
         if kwargs.get("source_registry") is None:
