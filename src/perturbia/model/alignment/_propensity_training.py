@@ -207,8 +207,9 @@ def fit_classifier(
         trainer.fit(plan, splitter)
     classifier.cpu().eval()
     logger.info("Kept epoch %d of %d, validation loss %.3f.", best.epoch, trainer.current_epoch, best.lowest)
-    history = getattr(trainer.logger, "history", None) or {}
-    return {name: curve.copy() for name, curve in history.items()}
+    history = getattr(trainer.logger, "history", None)
+    # of several processes, the first has the curves; loggers of the others have a function in their place
+    return {name: curve.copy() for name, curve in history.items()} if isinstance(history, dict) else {}
 
 
 def _standardise(classifier: ModalityClassifier, X: Any, codes: np.ndarray, train: np.ndarray) -> None:
