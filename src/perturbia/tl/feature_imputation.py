@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from scipy import sparse
 
 from perturbia.errors import FeatureMismatch, shorten
@@ -99,16 +100,22 @@ def impute(
         msg = f"{'layer' if use_rep is None else 'use_rep'}: expected a key of {kind}, got {key!r}; keys are {shorten(held)}."
         raise FeatureMismatch(msg)
     values = stored.target.X if key is None else held[key]
-    names = stored.target.var_names if use_rep is None else np.arange(values.shape[1]).astype(str)
+    if values is None:
+        msg = f"layer: expected features in X of {stored.target_name!r}, got none. Name a layer, or a key of obsm."
+        raise FeatureMismatch(msg)
+    values = values[:] if stored.target.isbacked and key is None else values
+    names = stored.target.var_names if use_rep is None else pd.Index(_columns(values))
+    values = values.to_numpy() if hasattr(values, "to_numpy") else values
     if features is not None:
-        at = stored.target.var_names.get_indexer(list(features)) if use_rep is None else np.array([-1])
-        if (at < 0).any():
-            missing = [name for name, position in zip(features, at, strict=False) if position < 0]
-            msg = f"features: expected names of features of {stored.target_name!r}, got {shorten(missing, limit=5)}."
+        at = names.get_indexer_for(list(features))
+        if len(at) != len(features) or (at < 0).any():
+            odd = [name for name in features if (names == name).sum() != 1]
+            msg = (
+                f"features: expected names that one feature of {stored.target_name!r} has, got {shorten(odd, limit=5)}, "
+                "which none has, or several have."
+            )
             raise FeatureMismatch(msg)
         values, names = values[:, at], names[at]
-    values = values[:] if stored.target.isbacked and use_rep is None else values
-    values = values.to_numpy() if hasattr(values, "to_numpy") else values
     conditional = stored.conditional()
     dtype = np.float64 if values.dtype == np.float64 else np.float32
     conditional = conditional.astype(dtype)
@@ -129,3 +136,8 @@ def impute(
         "layer": layer or use_rep or "X",
         "modality": stored.target_name,
     }
+
+
+def _columns(values: Any) -> Any:
+    """Names of the columns of a representation, or their numbers."""
+    return values.columns.astype(str) if hasattr(values, "columns") else np.arange(values.shape[1]).astype(str)
