@@ -26,7 +26,7 @@ HUB = 10.0
 #: False discovery rate below which scores of a perturbation are said to differ between modalities.
 DIFFERENT = 0.05
 #: Relative energy distance beyond which that is worth a warning; classifiers of unequal skill alone make about 0.03.
-LARGE = 0.1
+LARGE = 0.05
 #: Cells that a bin of a reliability curve should have at least.
 _CELLS_OF_BIN = 20
 
