@@ -71,6 +71,7 @@ UNS_SOURCE = "source"
 # written by aligners of modalities; appended to the key of an alignment for columns of cells
 OBS_SHARED_LABEL = "_perturbia_label"
 OBSM_PROPENSITY = "X_psa"
+OBSM_CROSS_MODAL = "X_cross_modal"
 COUPLING = "coupling"
 SUFFIX_N_EFFECTIVE = "_n_eff"
 SUFFIX_COST = "_cost"

@@ -155,6 +155,18 @@ _ENTRIES: dict[str, tuple[str, dict[str, str]]] = {
             "doi": "10.1038/s41592-025-02772-6",
         },
     ),
+    "yang2021": (
+        "article",
+        {
+            "author": "Yang, Karren Dai and Belyaeva, Anastasiya and Venkatachalapathy, Saradha and others",
+            "title": "Multi-domain translation between single-cell imaging and sequencing data using autoencoders",
+            "journal": "Nature Communications",
+            "volume": "12",
+            "pages": "31",
+            "year": "2021",
+            "doi": "10.1038/s41467-020-20249-2",
+        },
+    ),
     "papalexi2021": (
         "article",
         {
@@ -236,6 +248,7 @@ _SOURCES: dict[str, tuple[str, ...]] = {
     "ConditionalVAE": ("sohn2015", "bereket2023", *_MODEL),
     "SVAE": ("lopez2023", *_MODEL),
     "ComparativeVAE": ("lopez2024", *_MODEL),
+    "CrossModalVAE": ("yang2021", *_MODEL),
     "NoChange": _MODEL,
     "Mean": _MODEL,
     "MeanSameOrder": _MODEL,

@@ -22,6 +22,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "baseline.ridge": ["Ridge"],
         "mechanism.conditional_vae": ["ConditionalVAE"],
         "mechanism.cpa_vae": ["CPAVAE"],
+        "alignment.cross_modal_vae": ["CrossModalVAE"],
         "alignment.propensity_aligner": ["PropensityAligner"],
         "comparative.comparative_vae": ["ComparativeVAE"],
         "mechanism.samsvae": ["SAMSVAE"],
