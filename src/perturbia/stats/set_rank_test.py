@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
-from scipy.special import ndtr
 from scipy.stats import rankdata
+
+from perturbia.stats.rank_sum_test import normal_approximation
 
 __all__ = ["SetEnrichment", "set_enrichment"]
 
@@ -77,11 +78,8 @@ def set_enrichment(values: np.ndarray, members: np.ndarray | sp.spmatrix) -> Set
     pairs = size * (total - size)
     excess = (belongs @ ranks.T).T - size * (size + 1) / 2 - pairs / 2
     ties = np.array([(count.astype(np.float64) ** 3 - count).sum() for count in map(_equal_values, ranks)])[:, None]
-    variance = np.maximum(pairs / 12 * (total + 1 - ties / (total * (total - 1))), 0)
-    constant = ties >= total**3 - total  # there rounding must not decide
-    deviation = np.where(constant, 1.0, np.sqrt(np.where(constant, 1.0, variance)))
-    p_value = 2 * ndtr(-np.maximum(np.abs(excess) - 0.5, 0) / deviation)
-    return SetEnrichment(np.where(constant, 0.0, 2 * excess / pairs), np.where(constant, 1.0, p_value))
+    p_value = normal_approximation(excess, size, total - size, ties)[1]
+    return SetEnrichment(2 * excess / pairs, p_value)
 
 
 def _equal_values(row: np.ndarray) -> np.ndarray:
