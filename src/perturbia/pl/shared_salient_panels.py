@@ -255,6 +255,7 @@ def _of_model(model: Any, group_key: str | None, background: str | None) -> tupl
     from anndata import AnnData
 
     from perturbia.model import ComparativeVAE
+    from perturbia.model.comparative._balanced_cells import group_codes
 
     if not isinstance(model, ComparativeVAE):
         msg = f"data: expected AnnData or a ComparativeVAE, got {type(model).__name__}. Pass data with both latents in obsm."
@@ -270,6 +271,5 @@ def _of_model(model: Any, group_key: str | None, background: str | None) -> tupl
         group_key = model.registry["setup_args"].get("group_key") or "background or target"
         background = background or model.groups[0]
         dosage = model._registered_dosage(model.adata, np.arange(out.n_obs))
-        own = 1 + (np.asarray(dosage.argmax(axis=1)).ravel() if len(model.groups) > 2 else 0)
-        out.obs[group_key] = np.asarray(model.groups)[np.where(np.diff(dosage.indptr) > 0, own, 0)]
+        out.obs[group_key] = np.asarray(model.groups)[group_codes(dosage, len(model.groups) - 1)]
     return out, group_key, background
