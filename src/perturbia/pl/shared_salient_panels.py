@@ -108,7 +108,8 @@ def shared_salient(
     _check(data, {"shared": shared, "salient": salient}, {"group_key": group_key, "color": color})
     groups = data.obs[group_key].astype(str).to_numpy()
     if background not in groups:
-        msg = f"background: expected a label of obs[{group_key!r}], got {background!r}; labels are {shorten(np.unique(groups))}."
+        have = shorten(np.unique(groups)) or "none"
+        msg = f"background: expected a label of obs[{group_key!r}], got {background!r}; labels are {have}."
         raise ValueError(msg)
     spaces = {
         name: np.asarray(data.obsm[key], dtype=np.float64) for name, key in (("shared", shared), ("salient", salient))
@@ -244,9 +245,8 @@ def _check(data: AnnData, keys: dict[str, str], columns: dict[str, str]) -> None
             raise KeyError(msg)
     for argument, key in columns.items():
         if key not in data.obs:
-            msg = (
-                f"{argument}: expected a column of obs, got {key!r}; columns are {shorten(data.obs.columns)}. Name one."
-            )
+            known = shorten(data.obs.columns) or "none"
+            msg = f"{argument}: expected a column of obs, got {key!r}; columns are {known}. Name one."
             raise KeyError(msg)
 
 
