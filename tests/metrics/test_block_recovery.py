@@ -27,9 +27,12 @@ def test_a_leak_shows_as_much_as_it_explains() -> None:
 
 
 @pytest.mark.parametrize("which", ["truth", "estimate"])
-def test_no_blocks_are_refused(which: str) -> None:
-    blocks = {"truth": {"shared": Z}, "estimate": {"z": Z}, which: {}}
-    with pytest.raises(ValueError, match=f"{which}: expected blocks"):
+@pytest.mark.parametrize(
+    ("given", "error", "got"), [({}, ValueError, "none"), (Z, TypeError, "ndarray"), ([Z, S], TypeError, "list")]
+)
+def test_what_holds_no_blocks_is_refused(which: str, given: object, error: type[Exception], got: str) -> None:
+    blocks = {"truth": {"shared": Z}, "estimate": {"z": Z}, which: given}
+    with pytest.raises(error, match=f"{which}: expected blocks of latents by name, got {got}. Pass such as"):
         block_r2(blocks["truth"], blocks["estimate"])
 
 

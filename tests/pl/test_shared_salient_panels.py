@@ -174,6 +174,14 @@ def test_bad_input(cells, options, error, match):
     assert not plt.get_fignums()
 
 
+def test_an_error_says_that_there_is_nothing_to_name(cells):
+    with pytest.raises(ValueError, match="background: .* labels are none"):
+        pl.shared_salient(cells[:0].copy())
+    cells.obs = cells.obs[[]]
+    with pytest.raises(KeyError, match="group_key: .* columns are none. Name one"):
+        pl.shared_salient(cells)
+
+
 def test_other_models_are_refused():
     with pytest.raises(TypeError, match="data: expected AnnData or a ComparativeVAE, got int"):
         pl.shared_salient(3)

@@ -36,6 +36,13 @@ def test_matches_scipy(values, members, container):
     np.testing.assert_array_equal(test.p_value[2], 1)
 
 
+def test_a_member_stored_twice_is_one_member(values, members):
+    once = sp.csr_matrix(members)
+    twice = sp.csr_matrix((np.ones(2 * once.nnz, dtype=bool), np.repeat(once.indices, 2), 2 * once.indptr))
+    np.testing.assert_array_equal(set_enrichment(values, twice), set_enrichment(values, members))
+    assert twice.nnz == 2 * once.nnz  # what was passed is left alone
+
+
 def test_sign_and_scale(values, members):
     test = set_enrichment(values, members)
     turned = set_enrichment(-3 * values + 1, members)
@@ -53,6 +60,9 @@ def test_sign_and_scale(values, members):
         (lambda v, m: (np.where(v > 2, np.nan, v), m), "values: expected finite"),
         (lambda v, m: (v, np.zeros_like(m)), r"members: expected sets of 1 to 59 of the 60 columns, got sizes \[0"),
         (lambda v, m: (v, np.ones_like(m)), "got sizes"),
+        (lambda v, m: (v, 2 * m), "members: expected True and False, got dtype int.*Pass such as members != 0"),
+        (lambda v, m: (v, sp.csr_matrix(m, dtype=float)), "members: expected True and False, got dtype float64"),
+        (lambda v, m: (v, np.where(m, "yes", "no")), "members: expected True and False, got dtype <U3"),
     ],
 )
 def test_bad_input(values, members, change, match):

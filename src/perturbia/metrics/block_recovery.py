@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -9,8 +10,6 @@ import pandas as pd
 from perturbia.metrics.latent_recovery import linear_r2
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     import numpy as np
 
 __all__ = ["block_r2"]
@@ -46,6 +45,8 @@ def block_r2(
 
     Raises
     ------
+    TypeError
+        If `truth` or `estimate` is no mapping.
     ValueError
         If there are no blocks, or as :func:`linear_r2`.
 
@@ -62,9 +63,11 @@ def block_r2(
     comparative deep generative models. CLeaR.
     """
     for name, blocks in (("truth", truth), ("estimate", estimate)):
-        if not blocks:
-            msg = f"{name}: expected blocks of latents by name, got none. Pass such as {{'shared': z, 'salient': s}}."
-            raise ValueError(msg)
+        if not isinstance(blocks, Mapping) or not blocks:
+            error = ValueError if isinstance(blocks, Mapping) else TypeError
+            got = "none" if isinstance(blocks, Mapping) else type(blocks).__name__
+            msg = f"{name}: expected blocks of latents by name, got {got}. Pass such as {{'shared': z, 'salient': s}}."
+            raise error(msg)
     return pd.DataFrame(
         {
             found: {block: linear_r2(true, values, n_folds=n_folds, seed=seed) for block, true in truth.items()}

@@ -108,7 +108,8 @@ def shared_salient(
     _check(data, {"shared": shared, "salient": salient}, {"group_key": group_key, "color": color})
     groups = data.obs[group_key].astype(str).to_numpy()
     if background not in groups:
-        msg = f"background: expected a label of obs[{group_key!r}], got {background!r}; labels are {shorten(np.unique(groups))}."
+        have = shorten(np.unique(groups)) or "none"
+        msg = f"background: expected a label of obs[{group_key!r}], got {background!r}; labels are {have}."
         raise ValueError(msg)
     spaces = {
         name: np.asarray(data.obsm[key], dtype=np.float64) for name, key in (("shared", shared), ("salient", salient))
@@ -244,9 +245,8 @@ def _check(data: AnnData, keys: dict[str, str], columns: dict[str, str]) -> None
             raise KeyError(msg)
     for argument, key in columns.items():
         if key not in data.obs:
-            msg = (
-                f"{argument}: expected a column of obs, got {key!r}; columns are {shorten(data.obs.columns)}. Name one."
-            )
+            known = shorten(data.obs.columns) or "none"
+            msg = f"{argument}: expected a column of obs, got {key!r}; columns are {known}. Name one."
             raise KeyError(msg)
 
 
@@ -255,6 +255,7 @@ def _of_model(model: Any, group_key: str | None, background: str | None) -> tupl
     from anndata import AnnData
 
     from perturbia.model import ComparativeVAE
+    from perturbia.model.comparative._balanced_cells import group_codes
 
     if not isinstance(model, ComparativeVAE):
         msg = f"data: expected AnnData or a ComparativeVAE, got {type(model).__name__}. Pass data with both latents in obsm."
@@ -270,6 +271,5 @@ def _of_model(model: Any, group_key: str | None, background: str | None) -> tupl
         group_key = model.registry["setup_args"].get("group_key") or "background or target"
         background = background or model.groups[0]
         dosage = model._registered_dosage(model.adata, np.arange(out.n_obs))
-        own = 1 + (np.asarray(dosage.argmax(axis=1)).ravel() if len(model.groups) > 2 else 0)
-        out.obs[group_key] = np.asarray(model.groups)[np.where(np.diff(dosage.indptr) > 0, own, 0)]
+        out.obs[group_key] = np.asarray(model.groups)[group_codes(dosage, len(model.groups) - 1)]
     return out, group_key, background

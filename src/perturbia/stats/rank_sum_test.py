@@ -141,17 +141,13 @@ def rank_sum(
     statistic, ties = _statistics(matrix, codes, count, control)
     others = np.arange(len(groups)) != control
     n, m = count[others, None].astype(float), float(count[control])
-    # Ties of one value in all cells leave a variance of exactly 0 in exact arithmetic only.
-    constant = ties[others] >= (n + m) ** 3 - (n + m)
-    variance = np.maximum(n * m / 12 * (n + m + 1 - ties[others] / ((n + m) * (n + m - 1))), 0)
-    deviation = np.where(constant, 0.0, 1.0 / np.sqrt(np.where(constant, 1.0, variance)))
-    excess = statistic[others] - n * m / 2
-    step = np.maximum(np.abs(excess) - 0.5, 0) if use_continuity else np.abs(excess)
-    p_value = 2 * ndtr(-step * deviation)
+    z_score, p_value = normal_approximation(
+        statistic[others] - n * m / 2, n, m, ties[others], use_continuity=use_continuity
+    )
     return RankSumTest(
         groups=groups[others],
         statistic=statistic[others],
-        z_score=excess * deviation,
+        z_score=z_score,
         p_value=p_value,
         fdr=false_discovery_control(p_value, axis=1),
         log2_fold_change=ratio,
@@ -159,6 +155,35 @@ def rank_sum(
         reference=reference,
         n_reference=int(count[control]),
     )
+
+
+def normal_approximation(
+    excess: np.ndarray, n: np.ndarray, m: np.ndarray | float, ties: np.ndarray, *, use_continuity: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
+    r"""Standardised U and its two-sided p-value, by the formula of :func:`rank_sum`; arguments broadcast.
+
+    Parameters
+    ----------
+    excess
+        U minus its expectation, :math:`U - n m / 2`.
+    n, m
+        Values of the group, and of what it is compared with.
+    ties
+        Sums of :math:`t^3 - t` over the sets of t equal values among the n + m.
+    use_continuity
+        Move \|excess\| half a step towards 0 before the p-value is taken.
+
+    Returns
+    -------
+    z-scores, without the half step, and p-values. Where all values are equal they are 0 and 1.
+    """
+    total = n + m
+    # Ties of one value in all cells leave a variance of exactly 0 in exact arithmetic only.
+    constant = ties >= total**3 - total
+    variance = np.maximum(n * m / 12 * (total + 1 - ties / (total * (total - 1))), 0)
+    deviation = np.where(constant, 0.0, 1.0 / np.sqrt(np.where(constant, 1.0, variance)))
+    step = np.maximum(np.abs(excess) - 0.5, 0) if use_continuity else np.abs(excess)
+    return excess * deviation, 2 * ndtr(-step * deviation)
 
 
 def _log2_fold_change(

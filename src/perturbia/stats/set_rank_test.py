@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
-from scipy.special import ndtr
 from scipy.stats import rankdata
+
+from perturbia.stats._arrays import any_matrix
+from perturbia.stats.rank_sum_test import normal_approximation
 
 __all__ = ["SetEnrichment", "set_enrichment"]
 
@@ -49,7 +51,8 @@ def set_enrichment(values: np.ndarray, members: np.ndarray | sp.spmatrix) -> Set
     Raises
     ------
     ValueError
-        If shapes do not match, values are missing or infinite, or a set is empty or has all columns.
+        If shapes do not match, `members` holds anything but True and False, values are missing or infinite, or a set is
+        empty or has all columns.
 
     Examples
     --------
@@ -61,7 +64,12 @@ def set_enrichment(values: np.ndarray, members: np.ndarray | sp.spmatrix) -> Set
     (array([[ 1. , -0.2]]), array([[0.023, 0.676]]))
     """
     values = np.asarray(values, dtype=np.float64)
-    belongs = sp.csr_matrix(members, dtype=np.float64)
+    given: Any = members if sp.issparse(members) else np.asarray(members)
+    if given.dtype != bool:
+        # other numbers would count a member more than once
+        msg = f"members: expected True and False, got dtype {given.dtype}. Pass such as members != 0."
+        raise ValueError(msg)
+    belongs = sp.csr_matrix(any_matrix(given, "members"), dtype=np.float64)
     if values.ndim != 2 or belongs.shape[1] != values.shape[1]:
         msg = f"members: expected a column for each of those of values {values.shape}, got shape {belongs.shape}."
         raise ValueError(msg)
@@ -77,11 +85,8 @@ def set_enrichment(values: np.ndarray, members: np.ndarray | sp.spmatrix) -> Set
     pairs = size * (total - size)
     excess = (belongs @ ranks.T).T - size * (size + 1) / 2 - pairs / 2
     ties = np.array([(count.astype(np.float64) ** 3 - count).sum() for count in map(_equal_values, ranks)])[:, None]
-    variance = np.maximum(pairs / 12 * (total + 1 - ties / (total * (total - 1))), 0)
-    constant = ties >= total**3 - total  # there rounding must not decide
-    deviation = np.where(constant, 1.0, np.sqrt(np.where(constant, 1.0, variance)))
-    p_value = 2 * ndtr(-np.maximum(np.abs(excess) - 0.5, 0) / deviation)
-    return SetEnrichment(np.where(constant, 0.0, 2 * excess / pairs), np.where(constant, 1.0, p_value))
+    p_value = normal_approximation(excess, size, total - size, ties)[1]
+    return SetEnrichment(2 * excess / pairs, p_value)
 
 
 def _equal_values(row: np.ndarray) -> np.ndarray:

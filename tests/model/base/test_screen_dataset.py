@@ -47,7 +47,7 @@ def test_one_tensor_serves_all_datasets_and_is_let_go(model: SAMSVAE) -> None:
     manager = model.adata_manager
     with manager.holding(CPU):
         one, other = ScreenDataset(manager, [0, 1]), ScreenDataset(manager, [2])
-        assert one._shared is other._shared is manager.held
+        assert one._features is other._features is manager.held
     assert manager.held is None
 
 

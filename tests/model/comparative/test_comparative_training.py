@@ -10,7 +10,7 @@ import pytest
 
 import perturbia as pb
 from perturbia.errors import SplitError
-from perturbia.metrics import linear_r2
+from perturbia.metrics import block_r2
 from perturbia.model.comparative._comparative_training import _judged
 
 
@@ -140,13 +140,16 @@ def test_every_group_has_to_train_and_to_be_held_out(populations, fit) -> None:
 
 
 def blocks_found(model: pb.model.ComparativeVAE, cells: np.ndarray) -> dict[str, float]:
-    z, s = (model.adata.obsm[f"truth_{kind}"][cells] for kind in ("shared", "salient"))
-    shared, salient = (model.get_latent_representation(indices=cells, kind=kind) for kind in ("shared", "salient"))
+    kinds = ("shared", "salient")
+    table = block_r2(
+        {kind: model.adata.obsm[f"truth_{kind}"][cells] for kind in kinds},
+        {kind: model.get_latent_representation(indices=cells, kind=kind) for kind in kinds},
+    )
     return {
-        "z": linear_r2(z, shared),
-        "s": linear_r2(s, salient),
-        "s from z": linear_r2(s, shared),
-        "z from s": linear_r2(z, salient),
+        "z": table.loc["shared", "shared"],
+        "s": table.loc["salient", "salient"],
+        "s from z": table.loc["salient", "shared"],
+        "z from s": table.loc["shared", "salient"],
     }
 
 

@@ -110,14 +110,12 @@ class ScreenDataset(AnnTorchDataset):
             self.indices = np.flatnonzero(self.indices)
         # minified data have none, and their empty matrix must not pass for counts
         self._has_features = REGISTRY_KEYS.X_KEY in self.keys_and_dtypes and not lacks_features(manager.adata)
-        self._held = self._hold()
-        self._shared = manager.held if self._has_features and isinstance(manager, ScreenManager) else None
-        if self._shared is None:
-            self._features = self._dense_features()
-        else:
-            device = self._shared.device
-            self._held = {key: values.to(device) for key, values in self._held.items()}
-            self._rows = torch.from_numpy(self.indices).to(device)
+        shared = manager.held if self._has_features and isinstance(manager, ScreenManager) else None
+        self._device = torch.device("cpu") if shared is None else shared.device
+        # of the chosen cells, or of all cells, among which the chosen ones are at `_rows`; None where they are read each time
+        self._features = self._dense_features() if shared is None else shared
+        self._rows = None if shared is None else torch.from_numpy(self.indices).to(self._device)
+        self._held = {key: values.to(self._device) for key, values in self._hold().items()}
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -131,17 +129,17 @@ class ScreenDataset(AnnTorchDataset):
             def take(values: torch.Tensor) -> torch.Tensor:
                 return values[first : last + 1]
         else:
-            order = torch.from_numpy(chosen)
-            order = order if self._shared is None else order.to(self._shared.device)
+            order = torch.from_numpy(chosen).to(self._device)
 
             def take(values: torch.Tensor) -> torch.Tensor:
                 return values.index_select(0, order)
 
         tensors = {key: take(value) for key, value in self._held.items()}
-        if self._shared is not None:
-            tensors[REGISTRY_KEYS.X_KEY] = self._shared.index_select(0, take(self._rows))
-        elif self._features is not None:
-            tensors[REGISTRY_KEYS.X_KEY] = take(self._features)
+        if self._features is not None:
+            rows = self._rows
+            tensors[REGISTRY_KEYS.X_KEY] = (
+                take(self._features) if rows is None else self._features.index_select(0, take(rows))
+            )
         elif self._has_features:
             tensors[REGISTRY_KEYS.X_KEY] = self._read_features(self.indices[chosen])
         return tensors
