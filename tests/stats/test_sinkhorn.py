@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import ot
 import pytest
+import scipy.sparse as sp
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -296,6 +297,7 @@ X = np.arange(8.0).reshape(4, 2)
     ("given_", "match"),
     [
         ({"x": X * np.nan}, "x: expected finite"),
+        ({"x": sp.csr_matrix(X)}, "x: expected a dense array"),
         ({"y": X[:, :1]}, "y: expected the 2 columns of x, got 1"),
         ({"epsilon": 0}, "epsilon: expected a positive number, got 0"),
         ({"epsilon": np.nan}, "epsilon: expected a positive number"),

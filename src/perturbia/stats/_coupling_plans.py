@@ -74,12 +74,14 @@ class DualPlan:
         """Masses of some rows."""
         import torch
 
+        from perturbia.stats._kernel_tiles import exponential_
+
         pairs = self.pairs
         f, g = (
             torch.as_tensor(one, dtype=pairs.dtype, device=pairs.device)
             for one in (self.f[rows] + np.log(self.share), self.g)
         )
-        tile = pairs.tile(rows).mul_(-1 / self.epsilon).add_(g).add_(f[:, None]).exp_()
+        tile = exponential_(pairs.tile(rows).mul_(-1 / self.epsilon).add_(g).add_(f[:, None]))
         return tile.cpu().numpy()
 
     def sparse(self) -> sp.csr_matrix:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from perturbia.stats._arrays import any_matrix, positive_vector
+from perturbia.stats._arrays import dense_matrix, positive_vector
 from perturbia.stats._kernel_tiles import column_logsumexp, kernel, plan_sums, row_logsumexp
 from perturbia.stats.transport_cost import PairCost, exact_type
 
@@ -143,7 +143,7 @@ def sinkhorn(
            [0., 1., 0., 0.],
            [1., 0., 0., 0.]])
     """
-    x, y = (any_matrix(points, name, min_columns=0) for points, name in ((x, "x"), (y, "y")))
+    x, y = (dense_matrix(points, name, min_columns=0) for points, name in ((x, "x"), (y, "y")))
     weights = [
         np.full(len(points), 1 / len(points)) if given is None else positive_vector(given, name, len(points))
         for points, given, name in ((x, source_weights, "source_weights"), (y, target_weights, "target_weights"))
@@ -153,7 +153,7 @@ def sinkhorn(
     def problem(precision: torch.dtype) -> _Problem:
         a, b = (torch.as_tensor(one, dtype=precision, device=device) for one in weights)
         pairs = PairCost(x, y, cost, dtype=precision, device=device)
-        return _Problem(pairs, a, b, epsilon, unbalanced, tolerance, max_iterations)
+        return _Problem(pairs, a, b, epsilon, (unbalanced[0], unbalanced[1]), tolerance, max_iterations)
 
     first = problem(dtype)
     duals = _scaled(first, *_first_duals(first))

@@ -143,15 +143,15 @@ class PairCost:
         if self._x.shape[1]:
             costs.addmm_(self._x[rows], self._y.T, alpha=-2)
         costs.clamp_(min=0)
+        if wide:
+            costs = costs.to(self.dtype) if out is None else out.copy_(costs)
         if self.is_root:
             costs.sqrt_()
         if self.cost == "cosine":
             costs.mul_(0.5)
         elif self.cost == "hellinger":
             costs.mul_(0.5**0.5)
-        if not wide:
-            return costs
-        return costs.to(self.dtype) if out is None else out.copy_(costs)
+        return costs
 
     def _called(self, rows: Rows) -> torch.Tensor:
         x = self._x[rows]
