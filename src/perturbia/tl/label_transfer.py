@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from perturbia import _keys
 from perturbia.errors import LabelError, shorten
 from perturbia.model.alignment._modalities import check_mudata
 from perturbia.model.alignment.coupling_storage import read_coupling
@@ -54,7 +55,7 @@ def transfer_labels(
     Raises
     ------
     LabelError
-        If the column does not exist, or would be overwritten in the target.
+        If the column does not exist or is empty, or one would be overwritten in the target.
     KeyError, ModalityError
         If there is no such coupling, or it does not join these modalities.
 
@@ -74,22 +75,27 @@ def transfer_labels(
         msg = f"key: expected a column of obs of {stored.source_name!r}, got {key!r}; they are {shorten(stored.source.obs)}."
         raise LabelError(msg)
     key_added = key_added or key
-    if key_added in stored.target.obs and stored.target.uns.get(f"{key_added}_transferred") is None:
+    columns = (key_added, key_added + _keys.SUFFIX_PROBABILITY)
+    taken = [name for name in columns if name in stored.target.obs]
+    if taken and stored.target.uns.get(f"{key_added}_transferred") is None:
         msg = (
-            f"key_added: expected a column that obs of {stored.target_name!r} does not have, got {key_added!r}. Pass "
+            f"key_added: expected a column that obs of {stored.target_name!r} does not have, got {shorten(taken)}. Pass "
             "another name."
         )
         raise LabelError(msg)
     labels = pd.Categorical(stored.source.obs[key]).remove_unused_categories()
+    if len(labels.categories) == 0:
+        msg = f"key: expected labels in obs[{key!r}] of {stored.source_name!r}, got none but missing ones."
+        raise LabelError(msg)
     codes = np.asarray(labels.codes)
     labelled = np.flatnonzero(codes >= 0)
     indicator = sp.csr_matrix(
         (np.ones(len(labelled)), (labelled, codes[labelled])), shape=(len(codes), len(labels.categories))
     )
-    mass = np.asarray((stored.matrix.T @ indicator).todense())
+    mass = (stored.matrix.T @ indicator).toarray()
     total = mass.sum(1)
     best = np.where(total > 0, mass.argmax(1), -1)
     share = np.divide(mass.max(1, initial=0), total, out=np.full(len(total), np.nan), where=total > 0)
-    stored.target.obs[key_added] = pd.Categorical.from_codes(best, dtype=labels.dtype)
-    stored.target.obs[f"{key_added}_probability"] = share
+    stored.target.obs[columns[0]] = pd.Categorical.from_codes(best, dtype=labels.dtype)
+    stored.target.obs[columns[1]] = share
     stored.target.uns[f"{key_added}_transferred"] = {"coupling": coupling, "from": stored.source_name}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from perturbia import _keys
 from perturbia.model.alignment._modalities import check_mudata
 from perturbia.model.alignment.coupling_storage import read_coupling
 
@@ -48,8 +49,8 @@ def sample_pairs(
     Returns
     -------
     Table with one row a pair: `source` and `target` (names of cells), `source_index` and `target_index` (positions,
-    int64). Or MuData of both modalities whose cells, ``"pair_0"``, …, are the pairs; `obs["pair"]` keeps the names. Cells
-    without match are left out.
+    int64). Or MuData of both modalities whose cells, ``"pair_0"``, …, are the pairs; `obs["pb_source"]` keeps the names
+    that they had. Cells without match are left out.
 
     Raises
     ------
@@ -104,7 +105,7 @@ def sample_pairs(
         (stored.target_name, stored.target, columns),
     ):
         cells = adata[positions].copy()
-        cells.obs["pair"] = cells.obs_names.to_numpy()
+        cells.obs[_keys.OBS_SOURCE] = cells.obs_names.to_numpy()
         cells.obs_names = [f"pair_{i}" for i in range(len(positions))]
         paired[name] = cells
     return MuData(paired)
