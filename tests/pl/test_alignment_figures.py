@@ -15,7 +15,7 @@ from matplotlib.colors import to_rgba
 
 from perturbia import datasets, model, pl, tl
 from perturbia.errors import FeatureMismatch, LabelError, ModalityError, NotTrainedError
-from perturbia.model.alignment._alignment_diagnostics import held_out_reliability
+from perturbia.model.alignment._alignment_diagnostics import DIFFERENT, HUB, LARGE, held_out_reliability
 from perturbia.model.alignment.coupling_storage import read_coupling
 from perturbia.pl._style import ACCENT, FAINT, INK, MUTED, PALETTE
 
@@ -245,7 +245,7 @@ def test_fainter_lines_are_less_certain(mdata):
     ax = pl.alignment_embedding(mdata, use_rep="truth_latent", n_lines=10**6)
     (lines,) = (one for one in ax.collections if hasattr(one, "get_segments"))
     plan = read_coupling(mdata, "coupling").conditional().toarray()
-    np.testing.assert_allclose(np.sort(lines.get_colors()[:, 3]), np.sort(0.15 + 0.65 * plan.max(axis=1)))
+    np.testing.assert_allclose(np.sort(lines.get_colors()[:, 3]), np.sort(0.3 + 0.5 * plan.max(axis=1)))
 
 
 def test_more_coordinates_are_drawn_on_joint_principal_axes(mdata):
@@ -411,11 +411,11 @@ def test_flags():
     table = diagnosed(6)
     axes = pl.alignment_diagnostics(table, sort_by="table")
     differ, hubs = (next(one for one in axes[i].collections if hasattr(one, "get_sizes")) for i in (1, 3))
-    wrong = (table["p_adjusted"] < 0.05) & (table["relative_distance"] > 0.1)
+    wrong = (table["p_adjusted"] < DIFFERENT) & (table["relative_distance"] > LARGE)
     assert 0 < wrong.sum() < 6
     np.testing.assert_array_equal((differ.get_edgecolors() == to_rgba(ACCENT)).all(axis=1), wrong)
-    np.testing.assert_array_equal((differ.get_facecolors()[:, :3] == 1).all(axis=1), table["p_adjusted"] >= 0.05)
-    np.testing.assert_array_equal((hubs.get_edgecolors() == to_rgba(ACCENT)).all(axis=1), table["max_hubness"] > 10)
+    np.testing.assert_array_equal((differ.get_facecolors()[:, :3] == 1).all(axis=1), table["p_adjusted"] >= DIFFERENT)
+    np.testing.assert_array_equal((hubs.get_edgecolors() == to_rgba(ACCENT)).all(axis=1), table["max_hubness"] > HUB)
     assert (hubs.get_edgecolors() == to_rgba(INK)).all(axis=1).any()
     title = axes[0].figure.get_suptitle()
     assert title == f"6 perturbations; scores differ in {wrong.sum()}; hubs in {(table['max_hubness'] > 10).sum()}"

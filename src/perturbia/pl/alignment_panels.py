@@ -62,11 +62,11 @@ def alignment_diagnostics(
 
     - how well held-out cells are told from those of other perturbations, 0.5 by chance (dashed), in both modalities;
     - how far apart the scores of both modalities are, from 0 to 1 (energy distance relative to its largest value): hollow
-      where they may be the same (adjusted p-value of 0.05 and above), coloured where they are not and lie above 0.1
-      (dashed), beyond what unequal classifiers make;
+      where they may be the same (adjusted p-value of 0.05 and above), coloured where they are not, and farther apart than
+      unequal classifiers make them (dashed);
     - where cells were matched: median effective number of matches of a source cell, with the number of target cells as a grey
       bar, which would be no information at all; and
-    - largest mass of a target cell relative to an even share, 1 for matches that spread evenly; above 10 (dashed) coloured.
+    - largest mass of a target cell relative to an even share, 1 for matches that spread evenly; coloured above 10 (dashed).
 
     A perturbation without a value has no point.
 

@@ -174,7 +174,7 @@ def _draw_lines(
     best = np.asarray(plan[cells].argmax(axis=1)).ravel()
     share = np.asarray(plan[cells, best]).ravel()
     ends = np.stack([points[cells], points[len(joined) + best]], axis=1)
-    colours = [(*to_rgb(INK), 0.15 + 0.65 * one) for one in share]
+    colours = [(*to_rgb(INK), 0.3 + 0.5 * one) for one in share]
     ax.add_collection(LineCollection(list(ends), colors=colours, linewidths=0.6, zorder=3))
 
 

@@ -80,7 +80,7 @@ def propensity_calibration(
     ax.set_box_aspect(1)
     ax.locator_params(nbins=6)
     held_out = bool(scores["held_out"].all())
-    default = f"{len(model.labels)} perturbations, {'held-out' if held_out else 'TRAINING'} cells"
+    default = f"{len(model.labels)} perturbations, {'held-out' if held_out else 'training'} cells"
     ax.set_title(title if title is not None else default, fontsize=10, color=INK)
     bare(ax)
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), frameon=False, fontsize=7.5, handlelength=1.6)
