@@ -24,7 +24,7 @@ ROLES = ("source", "target")
 
 @pytest.fixture
 def mdata() -> MuData:
-    """100 source and 65 target cells; those of P01 have no partner."""
+    """100 source and 56 target cells; those of P01 have no partner."""
     data = pb.datasets.simulate_modalities(n_cells=20, n_perturbations=4, n_latent=2, prior_shift=4.0)
     data["target"].obs["perturbation"] = data["target"].obs["perturbation"].cat.rename_categories({"P01": "other"})
     with pytest.warns(UserWarning, match="'P01'"):

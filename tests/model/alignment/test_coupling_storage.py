@@ -20,7 +20,7 @@ ROLES = ("source", "target")
 
 @pytest.fixture
 def aligned(simulate):
-    """Two modalities of 100 and 65 cells in one MuData with a third, and the coupling of both."""
+    """Two modalities of 100 and 56 cells in one MuData with a third, and the coupling of both."""
     plain = simulate(prior_shift=4.0)
     other = pb.datasets.simulate_modalities(n_cells=3, seed=5)["source"].copy()
     other.obs_names = "other_" + other.obs_names
