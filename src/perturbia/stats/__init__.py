@@ -34,7 +34,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
             "james_stein_factor",
             "limited_translation",
         ],
-        "sinkhorn": ["SinkhornSolution", "sinkhorn"],
+        "entropic_transport": ["SinkhornSolution", "sinkhorn"],
         "spike_slab": ["SpikeSlab", "dosage_blocks", "estimate_spike_sd", "update_spike_slab"],
         "spatial_median": ["geometric_median"],
         "split_half": ["SplitHalfReliability", "half_split", "spearman_brown", "split_half_correlation"],

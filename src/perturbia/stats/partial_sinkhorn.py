@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from perturbia.stats._kernel_tiles import column_logsumexp, kernel, plan_sums, row_logsumexp
-from perturbia.stats.sinkhorn import SinkhornSolution
+from perturbia.stats.entropic_transport import SinkhornSolution
 from perturbia.stats.transport_cost import PairCost, exact_type
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from perturbia.stats import sinkhorn
 from perturbia.stats._coupling_plans import DualPlan
 from perturbia.stats.transport_cost import PairCost
 
-module = sys.modules["perturbia.stats.sinkhorn"]
+module = sys.modules["perturbia.stats.entropic_transport"]
 
 
 def plan_of(solution, cost, epsilon):
