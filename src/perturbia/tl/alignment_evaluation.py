@@ -73,7 +73,7 @@ def evaluate_alignment(
     >>> mdata = pb.datasets.simulate_modalities(n_cells=20, n_perturbations=4, n_latent=2)
     >>> _ = pb.tl.align(mdata, use_rep="truth_log_ratio", method="emd")
     >>> scores = pb.tl.evaluate_alignment(mdata, pairs="pair", use_rep="truth_latent")
-    >>> round(scores["trace_macro"], 2)
+    >>> round(float(scores["trace_macro"]), 2)
     1.0
     """
     check_mudata(mdata, writes=False)
