@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,8 @@ from scvi.nn import FCLayers
 from torch import nn
 from torch.distributions import Normal, kl_divergence
 from torch.nn import functional as F
+
+from perturbia.model.alignment._propensity_module import encoder_width
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -53,20 +56,30 @@ class ModalityVAE(nn.Module):
         Width and number of the hidden layers of encoder and decoder.
     dropout_rate
         Of the encoder.
+    encoder
+        Module to use in place of the encoding perceptron, from features to any width; it is copied.
     """
 
     mean: torch.Tensor
     scale: torch.Tensor
 
     def __init__(
-        self, n_input: int, n_latent: int, *, n_hidden: int = 256, n_layers: int = 2, dropout_rate: float = 0.1
+        self,
+        n_input: int,
+        n_latent: int,
+        *,
+        n_hidden: int = 256,
+        n_layers: int = 2,
+        dropout_rate: float = 0.1,
+        encoder: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(n_input))
         self.register_buffer("scale", torch.ones(n_input))
-        self.encoder = _perceptron(n_input, n_hidden, n_layers, dropout_rate)
-        self.mean_head = nn.Linear(n_hidden, n_latent)
-        self.log_variance_head = nn.Linear(n_hidden, n_latent)
+        self.encoder = _perceptron(n_input, n_hidden, n_layers, dropout_rate) if encoder is None else deepcopy(encoder)
+        width = n_hidden if encoder is None else encoder_width(self.encoder, n_input)
+        self.mean_head = nn.Linear(width, n_latent)
+        self.log_variance_head = nn.Linear(width, n_latent)
         self.decoder = _perceptron(n_latent, n_hidden, n_layers)
         self.output_head = nn.Linear(n_hidden, n_input)
 
@@ -135,6 +148,8 @@ class CrossModalModule(BaseModuleClass):
         Weight of the cross-entropy of labels.
     modality_weight
         Weight of the adversary for the encoders.
+    encoders
+        Role → module, where the encoding perceptron is not to be used.
     """
 
     def __init__(
@@ -142,6 +157,7 @@ class CrossModalModule(BaseModuleClass):
         n_input: Mapping[str, int],
         n_labels: int,
         *,
+        encoders: Mapping[str, nn.Module] | None = None,
         n_latent: int = 32,
         n_hidden: int = 256,
         n_layers: int = 2,
@@ -154,7 +170,14 @@ class CrossModalModule(BaseModuleClass):
         self.kl_weight, self.label_weight, self.modality_weight = kl_weight, label_weight, modality_weight
         self.autoencoders = nn.ModuleDict(
             {
-                role: ModalityVAE(n, n_latent, n_hidden=n_hidden, n_layers=n_layers, dropout_rate=dropout_rate)
+                role: ModalityVAE(
+                    n,
+                    n_latent,
+                    n_hidden=n_hidden,
+                    n_layers=n_layers,
+                    dropout_rate=dropout_rate,
+                    encoder=(encoders or {}).get(role),
+                )
                 for role, n in n_input.items()
             }
         )

@@ -13,7 +13,7 @@ from torch import nn
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["ModalityClassifier", "PropensityModule"]
+__all__ = ["ModalityClassifier", "PropensityModule", "encoder_width"]
 
 
 class ModalityClassifier(nn.Module):
@@ -62,7 +62,7 @@ class ModalityClassifier(nn.Module):
             )
         else:
             self.encoder = deepcopy(encoder)
-            n_hidden = _width(self.encoder, n_input)
+            n_hidden = encoder_width(self.encoder, n_input)
         self.head = nn.Linear(n_hidden, n_labels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -197,8 +197,25 @@ class PropensityModule(BaseModuleClass):
         return LossOutput(loss=loss, n_obs_minibatch=len(labels))
 
 
-def _width(encoder: nn.Module, n_input: int) -> int:
-    """Width of what an encoder returns; it sees two cells of zeros."""
+def encoder_width(encoder: nn.Module, n_input: int) -> int:
+    """Width of what an encoder returns; it sees two cells of zeros.
+
+    Parameters
+    ----------
+    encoder
+        From (n, n_input) to (n, width).
+    n_input
+        Number of features.
+
+    Returns
+    -------
+    The width.
+
+    Raises
+    ------
+    ValueError
+        If it returns anything else.
+    """
     training = encoder.training
     encoder.eval()
     with torch.no_grad():

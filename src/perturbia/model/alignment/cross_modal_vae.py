@@ -25,10 +25,11 @@ from perturbia.model.base._third_party_notices import quiet_third_parties
 from perturbia.stats import group_means
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from anndata import AnnData
     from mudata import MuData
+    from torch import nn
 
 __all__ = ["CrossModalVAE"]
 
@@ -64,6 +65,8 @@ class CrossModalVAE(CellMatching):
         Width and number of the hidden layers of encoders, decoders and adversary.
     dropout_rate
         Of the encoders.
+    encoders
+        Modality → :class:`torch.nn.Module` from its features to any width, in place of a perceptron. It is copied.
     kl_weight
         :math:`\lambda`. As published it is next to nothing: autoencoders with a little noise.
     label_weight
@@ -115,6 +118,7 @@ class CrossModalVAE(CellMatching):
         n_hidden: int = 256,
         n_layers: int = 2,
         dropout_rate: float = 0.1,
+        encoders: Mapping[str, nn.Module] | None = None,
         kl_weight: float = 1e-7,
         label_weight: float = 1.0,
         modality_weight: float = 0.1,
@@ -133,7 +137,10 @@ class CrossModalVAE(CellMatching):
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             self.module = self._module_cls(
-                {role: self._n_features(role) for role in _ROLES}, len(self.labels), **options
+                {role: self._n_features(role) for role in _ROLES},
+                len(self.labels),
+                encoders={self._role(name): encoder for name, encoder in (encoders or {}).items()},
+                **options,
             )
         # training and validation cells of each modality; saved with the model
         self.splits_: dict[str, list[np.ndarray]] = {}
