@@ -188,8 +188,8 @@ class PropensityAligner(CellMatching):
         early_stopping, patience
             Whether to stop after so many epochs without a lower loss of held-out cells.
         temperature
-            Whether logits are divided by a number that makes held-out probabilities right: ``"auto"`` only where those of
-            the two modalities differ by more than a quarter.
+            Whether logits are divided by a number that makes held-out probabilities less sure where they were too sure:
+            ``"auto"`` only where those of the two modalities differ by more than a quarter.
         plan_kwargs
             Further arguments of :class:`scvi.train.ClassifierTrainingPlan`.
         **trainer_kwargs
@@ -299,7 +299,8 @@ class PropensityAligner(CellMatching):
             seen = len(cells) == 0
             cells = np.flatnonzero(codes >= 0) if seen else cells
             logits = self._own_logits(role)[cells]
-            self.temperatures_[role] = fit_temperature(logits, codes[cells])
+            # never sharper: few held-out cells that are all told apart would have it fall to nothing, and scores with it
+            self.temperatures_[role] = max(1.0, fit_temperature(logits, codes[cells]))
             rows[self.modalities[role]] = {
                 **classification_scores(logits, codes[cells], len(self.labels)),
                 "held_out": not seen,
