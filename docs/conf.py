@@ -56,6 +56,7 @@ api_namespaces = [
     "perturbia.errors",
     "perturbia.metrics",
     "perturbia.model",
+    "perturbia.model.alignment",
     "perturbia.model.base",
     "perturbia.nn",
     "perturbia.perturbation",

@@ -32,6 +32,8 @@ def test_every_model_and_data_set_can_be_cited():
         ("simulate_svae", "lopez2023"),
         ("simulate_sams", "bereket2023"),
         ("simulate_comparative", "lopez2024"),
+        ("simulate_modalities", "xi2024"),
+        ("simulate_scene_images", "xi2024"),
     ):
         assert keys(pb.cite(getattr(pb.datasets, name))) == ["perturbia", paper]
     for name, study in (
@@ -55,6 +57,10 @@ def test_results_and_models_lead_to_their_method():
     adata = pb.datasets.simulate_screen(n_perturbations=3, n_combinations=0, n_genes=10, n_latent=2, n_truth_cells=10)
     pb.model.JamesStein.setup_anndata(adata, perturbation_key="perturbation")
     assert "james1961" in pb.cite(pb.model.JamesStein(adata))
+    mdata = pb.datasets.simulate_modalities(n_cells=10, n_perturbations=3, n_latent=2)
+    pb.model.PropensityAligner.setup_mudata(mdata)
+    aligner = pb.model.PropensityAligner(mdata, n_hidden=4)
+    assert keys(pb.cite(aligner)) == ["perturbia", "xi2024", "gayoso2022", "virshup2024"]
 
 
 @pytest.mark.parametrize("unknown", ["scGPT", ad.AnnData(np.zeros((1, 1))), 3])

@@ -155,6 +155,18 @@ _ENTRIES: dict[str, tuple[str, dict[str, str]]] = {
             "doi": "10.1038/s41592-025-02772-6",
         },
     ),
+    "xi2024": (
+        "inproceedings",
+        {
+            "author": "Xi, Johnny and Osea, Jana and Xu, Zuheng and Hartford, Jason",
+            "title": "Propensity Score Alignment of Unpaired Multimodal Data",
+            "booktitle": "Advances in Neural Information Processing Systems",
+            "volume": "37",
+            "year": "2024",
+            "eprint": "2404.01595",
+            "archiveprefix": "arXiv",
+        },
+    ),
     "yang2021": (
         "article",
         {
@@ -248,6 +260,7 @@ _SOURCES: dict[str, tuple[str, ...]] = {
     "ConditionalVAE": ("sohn2015", "bereket2023", *_MODEL),
     "SVAE": ("lopez2023", *_MODEL),
     "ComparativeVAE": ("lopez2024", *_MODEL),
+    "PropensityAligner": ("xi2024", *_MODEL),
     "CrossModalVAE": ("yang2021", *_MODEL),
     "NoChange": _MODEL,
     "Mean": _MODEL,
@@ -273,6 +286,8 @@ _SOURCES: dict[str, tuple[str, ...]] = {
     "simulate_svae": ("lopez2023",),
     "simulate_sams": ("bereket2023",),
     "simulate_comparative": ("lopez2024",),
+    "simulate_modalities": ("xi2024",),
+    "simulate_scene_images": ("xi2024",),
     "edistance": ("szekely2013",),
     "etest": ("szekely2013", "peidli2024"),
     "scanpy": ("wolf2018",),

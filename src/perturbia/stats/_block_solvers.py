@@ -43,8 +43,8 @@ class MatchingOptions:
 def _entropic(x: np.ndarray, y: np.ndarray, options: MatchingOptions) -> Solved:
     import torch
 
-    from perturbia.stats.partial_sinkhorn import partial_sinkhorn
     from perturbia.stats.entropic_transport import sinkhorn
+    from perturbia.stats.partial_sinkhorn import partial_sinkhorn
     from perturbia.stats.transport_cost import PairCost
 
     shared: dict[str, Any] = {

@@ -83,7 +83,9 @@ def propensity_scores(
     if kind == "log_ratio" and class_counts is not None:
         counts = np.asarray(class_counts, dtype=np.float64)
         if counts.shape != (values.shape[1],) or not (counts >= 0).all():
-            msg = f"class_counts: expected a number of cells for each of {values.shape[1]} classes, got {class_counts!r}."
+            msg = (
+                f"class_counts: expected a number of cells for each of {values.shape[1]} classes, got {class_counts!r}."
+            )
             raise ValueError(msg)
         log_probs = log_probs - np.log(counts + 0.5)  # half a cell: a class may have none in a fold
     return log_probs - log_probs.mean(1, keepdims=True)
