@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from lightning.pytorch.callbacks import EarlyStopping
 from scipy import sparse
 from scvi.model._utils import use_distributed_sampler
 from scvi.train import TrainRunner
@@ -211,6 +212,8 @@ class CrossModalVAE(CellMatching):
             max_epochs = int(np.clip(math.ceil(_N_STEPS / n_batches), *_EPOCHS))
         best = BestEpoch(self.module)
         callbacks = [*(trainer_kwargs.pop("callbacks", None) or []), *([best] if cells.validates else [])]
+        if early_stopping and cells.validates:  # scvi-tools' own prints when it stops
+            callbacks.append(EarlyStopping("validation_loss", patience=patience))
         with quiet_third_parties(), torch.random.fork_rng():
             # processes of a distributed training draw noise of their own
             torch.manual_seed(self.seed + int(os.environ.get("LOCAL_RANK", "0")))
@@ -224,9 +227,6 @@ class CrossModalVAE(CellMatching):
                 devices=devices,
                 callbacks=callbacks,
                 **{
-                    "early_stopping": early_stopping and cells.validates,
-                    "early_stopping_monitor": "validation_loss",
-                    "early_stopping_patience": patience,
                     "check_val_every_n_epoch": 1 if cells.validates else None,
                     **trainer_kwargs,
                 },
