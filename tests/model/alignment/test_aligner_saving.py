@@ -10,7 +10,7 @@ import torch
 from scipy import sparse
 
 import perturbia as pb
-from perturbia.errors import FeatureMismatch, ModalityError, ScaleError
+from perturbia.errors import FeatureMismatch, LabelError, ModalityError, ScaleError
 from perturbia.stats import propensity_scores
 
 ROLES = ("source", "target")
@@ -116,6 +116,31 @@ def test_a_model_is_loaded_with_some_of_its_cells_and_others(fit, simulate, tmp_
     table = loaded.diagnose(n_permutations=20)
     assert table["n_source"].sum() == 70
     assert table["auroc_source"].notna().all()
+
+
+def test_features_of_loaded_data_are_found_by_name(fit, simulate, tmp_path):
+    mdata = simulate()
+    model = fit(mdata)
+    model.save(tmp_path / "model")
+    order = np.random.default_rng(0).permutation(mdata["source"].n_vars)
+    parts = {"source": mdata["source"][:, order].copy(), "target": mdata["target"].copy()}
+    loaded = Aligner.load(tmp_path / "model", adata=mudata.MuData(parts))
+    np.testing.assert_allclose(loaded.get_propensity("source"), model.get_propensity("source"), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(matrix(loaded.align()), matrix(model.align()), atol=1e-5)
+    loaded.save(tmp_path / "again")
+    again = Aligner.load(tmp_path / "again", adata=mdata)
+    np.testing.assert_array_equal(again.get_propensity("source"), model.get_propensity("source"))
+
+
+def test_loading_with_data_without_labels_writes_nothing(fit, simulate, tmp_path):
+    mdata = simulate()
+    fit(mdata).save(tmp_path / "model")
+    other = simulate()
+    del other["target"].obs["perturbation"]
+    with pytest.raises(LabelError, match="obs of modality 'target'"):
+        Aligner.load(tmp_path / "model", adata=other)
+    for role in ROLES:
+        assert "_perturbia_label" not in other[role].obs
 
 
 def test_transfer_to_labels_that_were_not_registered(fit, simulate, tmp_path):

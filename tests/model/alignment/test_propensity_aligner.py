@@ -145,6 +145,11 @@ def test_marked_cells_train_stop_and_judge(fit, simulate):
     np.testing.assert_allclose(classifier.scale.numpy(), trained_on.std(0), rtol=1e-4)
     assert model.classification_.loc["source", "n_cells"] == 30
     assert model.classification_.loc["target", "n_cells"] == 10  # not marked: a tenth of the cells
+    mdata["source"].obs["pb_split"] = np.where(parts == "test", "test", "train")
+    unstopped = fit(mdata)  # no cell is marked to say when to stop: a tenth of those that train are
+    assert unstopped._classifiers("source")[0].class_counts.sum() == pytest.approx(63, abs=3)
+    assert len(unstopped.splits_["source"][1]) == pytest.approx(7, abs=3)
+    assert unstopped.classification_.loc["source", "n_cells"] == 30
     ignoring = fit(mdata, split_key=None)
     assert ignoring._classifiers("source")[0].class_counts.sum() == 90
 
@@ -352,6 +357,9 @@ def test_what_alignment_writes(trained):
 
 def test_a_coupling_before_alignment(fit, simulate):
     model = fit(simulate())
+    model.align(key_added=None)
+    assert model.coupling.shape == (100, 100)
+    model.train(max_epochs=1, **QUIET)  # another training, other scores
     assert not hasattr(model, "coupling")
     with pytest.raises(NotTrainedError, match="Call .align"):
         _ = model.coupling

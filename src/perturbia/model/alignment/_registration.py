@@ -12,7 +12,7 @@ from scvi.model.base import BaseModelClass
 from perturbia.errors import ModalityError, NotTrainedError
 from perturbia.model.alignment._label_field import SharedLabelField
 from perturbia.model.alignment._modalities import check_mudata, read_features, two_modalities
-from perturbia.model.alignment._shared_labels import shared_labels
+from perturbia.model.alignment._shared_labels import read_labels, shared_labels
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,6 +28,12 @@ ROLES = ("source", "target")
 
 class RegisteredAligner(BaseModelClass):
     """A scvi-tools model of two modalities of a MuData whose cells share labels and nothing else."""
+
+    def __init__(self, mdata: MuData | None = None, registry: dict | None = None) -> None:
+        super().__init__(mdata, registry)
+        states = {role: self.registry["field_registries"][f"X_{role}"]["state_registry"] for role in ROLES}
+        # their names; scvi-tools overwrites those of the registry when a model is loaded with other data
+        self.features_ = {role: [str(name) for name in state.get("column_names", ())] for role, state in states.items()}
 
     @classmethod
     def setup_mudata(
@@ -109,6 +115,8 @@ class RegisteredAligner(BaseModelClass):
         sources = {"source": (source_rep, source_layer), "target": (target_rep, target_layer)}
         if kwargs.get("source_registry") is None:
             shared_labels(chosen, perturbation_key, control=control, sep=sep, min_cells=min_cells)
+        for name, adata in chosen.items():
+            read_labels(adata, perturbation_key, modality=name)
         for role, (rep, layer) in sources.items():
             read_features(chosen[roles[role]], use_rep=rep, layer=layer, modality=roles[role])
             if batch_key is not None and batch_key not in chosen[roles[role]].obs:
@@ -201,11 +209,10 @@ class RegisteredAligner(BaseModelClass):
         """Features of the cells of a modality, in the order of registration."""
         adata = self._modality(role, data)
         rep, layer = self._setup_argument(f"{role}_rep"), self._setup_argument(f"{role}_layer")
-        if rep is None and data is not None:
+        if rep is None:  # a loaded model may hold data whose features are in another order
             from perturbia.model.base._features import match_features
 
-            state = self.registry["field_registries"][f"X_{role}"]["state_registry"]
-            adata = match_features(adata, state["column_names"])
+            adata = match_features(adata, self.features_[role])
         values = read_features(adata, use_rep=rep, layer=layer, modality=self.modalities[role])
         if values.shape[1] != (n := self._n_features(role)):
             msg = f"adata: expected the {n} registered features of {self.modalities[role]!r}, got {values.shape[1]}."

@@ -180,7 +180,8 @@ class PropensityAligner(CellMatching):
             Column of `obs` of each modality whose groups are kept in one fold, for `n_folds` above 1; the registered
             batch by default.
         train_size
-            Share of the cells of every label that train without such a column; the others say when to stop.
+            Share of the cells of every label that train without such a column, or where it marks none as ``valid``; the
+            others say when to stop.
         batch_size
             Cells a step.
         lr, weight_decay
@@ -242,6 +243,7 @@ class PropensityAligner(CellMatching):
                 self.splits_[role] = [np.empty(0, dtype=np.int64), np.flatnonzero(codes >= 0)]
         self.history_ = history
         self.is_trained_ = True
+        self._coupling = None  # that of an earlier training
         self.module.eval()
         self._calibrate(temperature, split_key)
 
@@ -259,6 +261,7 @@ class PropensityAligner(CellMatching):
         """Training and validation cells of a classifier."""
         from perturbia.errors import SplitError
 
+        rng = np.random.default_rng([self.seed, _ROLES.index(role), fold])
         usable = codes.copy()
         if self.n_folds > 1:
             usable[self.folds_[role] == fold] = -1
@@ -269,12 +272,15 @@ class PropensityAligner(CellMatching):
             ):
                 msg = f"split_key: expected a column of obs of a modality, got {split_key!r}. Run perturbia.tl.split, or pass None."
                 raise SplitError(msg)
-            return stratified_split(usable, train_size, np.random.default_rng([self.seed, _ROLES.index(role), fold]))
+            return stratified_split(usable, train_size, rng)
         marked = obs[split_key].astype(str).to_numpy()
         train, valid = (np.flatnonzero((marked == part) & (usable >= 0)) for part in _keys.SPLIT_VALUES[:2])
         if len(train) == 0:
             msg = f"split_key: expected cells marked 'train' in obs[{split_key!r}] of {self.modalities[role]!r}, got none."
             raise SplitError(msg)
+        if len(valid) == 0:  # something has to say when to stop
+            marked_codes = np.where(np.isin(np.arange(len(codes)), train), codes, -1)
+            return stratified_split(marked_codes, train_size, rng)
         return train, valid
 
     def _groups_of(self, role: str, group_key: str | None) -> np.ndarray | None:
