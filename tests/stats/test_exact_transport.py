@@ -66,3 +66,16 @@ def test_one_cell(shape):
     x, y = np.arange(shape[0] * 2.0).reshape(-1, 2), np.ones((shape[1], 2))
     np.testing.assert_allclose(exact_plan(x, y)[0].toarray(), 1 / (shape[0] * shape[1]))
     assert partial_plan(x, y, mass=0.5)[0].sum() == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("cost", ["sqeuclidean", "euclidean"])
+def test_costs_on_demand_give_the_same_plan(cost, monkeypatch):
+    pytest.importorskip("ot", minversion="0.9.7")
+    rng = np.random.default_rng(3)
+    x, y = rng.normal(size=(40, 4)), rng.normal(size=(55, 4)).astype(np.float32)
+    held, report = exact_plan(x, y, cost=cost)
+    monkeypatch.setattr("perturbia.stats.exact_transport._DENSE_PAIRS", 0)
+    lazy, other = exact_plan(x, y, cost=cost)
+    np.testing.assert_allclose(lazy.toarray(), held.toarray(), atol=1e-12)
+    assert other["mean_cost"] == pytest.approx(report["mean_cost"])
+    assert other["converged"]

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["exact_plan", "partial_plan"]
 
 _MAX_ITERATIONS = 10_000_000
+_DENSE_PAIRS = 4_000_000  # beyond, costs are not held
 _SPARE = 20  # cells for what is not moved: with one, the simplex is degenerate and takes twice the time
 
 
@@ -44,7 +45,8 @@ def exact_plan(
 
     Notes
     -----
-    O(n m) memory (costs and plan in float64), about O((n + m)^3) time at worst and much less as a rule.
+    About O((n + m)^3) time at worst and much less as a rule. Memory is that of costs and plan in float64 up to four million
+    pairs; beyond, POT (0.9.7 or later) computes (squared) Euclidean costs when it asks for them, and memory is O(n + m).
 
     Examples
     --------
@@ -58,8 +60,13 @@ def exact_plan(
     import ot
 
     a, b = _weights(x, source_weights), _weights(y, target_weights)
-    plan, log = ot.emd(a, b, _costs(x, y, cost), numItermax=_MAX_ITERATIONS, log=True)
-    held = sp.csr_matrix(plan)
+    if len(x) * len(y) > _DENSE_PAIRS and cost in {"sqeuclidean", "euclidean"} and hasattr(ot.lp, "emd2_lazy"):
+        left, right = (np.ascontiguousarray(one, dtype=np.float64) for one in (x, y))
+        _, log = ot.lp.emd2_lazy(left, right, a, b, metric=cost, numItermax=_MAX_ITERATIONS, log=True)
+        held = sp.csr_matrix(log["G"])
+    else:
+        plan, log = ot.emd(a, b, _costs(x, y, cost), numItermax=_MAX_ITERATIONS, log=True)
+        held = sp.csr_matrix(plan)
     held.data[held.data < 1e-12 * min(a.min(), b.min())] = 0  # what rounding leaves where sizes have a common divisor
     held.eliminate_zeros()
     return held, {"converged": not log.get("warning"), "mean_cost": float(log["cost"])}
