@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def fit(X: Any, Y: Any, coupling: Coupling, **options: Any) -> FeatureTranslator:
-    quick = {"n_hidden": 32, "max_epochs": 3, "accelerator": "cpu", "enable_progress_bar": False}
+    quick = {"loss": "projected", "n_hidden": 32, "max_epochs": 3, "accelerator": "cpu", "enable_progress_bar": False}
     return fit_translator(X, Y, coupling, **{**quick, **options})
 
 

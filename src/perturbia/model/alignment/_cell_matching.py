@@ -56,7 +56,7 @@ class CellMatching(RegisteredAligner):
         *,
         layer: str | None = None,
         use_rep: str | None = None,
-        loss: Literal["projected", "plain", "projected_exact"] = "projected",
+        loss: Literal["plain", "projected", "projected_exact"] = "plain",
         **training: Any,
     ) -> FeatureTranslator:
         """Learn to predict the features of one modality from those of the other, through the coupling.
@@ -71,9 +71,10 @@ class CellMatching(RegisteredAligner):
             Layer or key of `obsm` of `target` with the features to predict; `X` by default. Real features rather than
             embeddings, and log-normalised values rather than counts.
         loss
-            ``"projected"``: predictions, averaged over the matches of a target cell, are to equal its features: unbiased, from
-            two draws a cell; ``"projected_exact"``: the same over all kept matches; ``"plain"``: predictions for single
-            matches are to, which fits their mean, flattened by uncertain matches.
+            ``"plain"``: predictions for single matches are to equal the features of a target cell, which fits their mean,
+            flattened by uncertain matches; ``"projected"``: predictions averaged over its matches are to, unbiased from two
+            draws a cell, which undoes the flattening where matches are right and cells are many;
+            ``"projected_exact"``: the same over all kept matches.
         **training
             Arguments of :func:`~perturbia.model.alignment.feature_translator.fit_translator`.
 

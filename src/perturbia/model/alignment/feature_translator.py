@@ -180,7 +180,7 @@ def fit_translator(
     Y_output: np.ndarray | sparse.spmatrix,
     coupling: Coupling,
     *,
-    loss: TranslationLoss = "projected",
+    loss: TranslationLoss = "plain",
     n_draws: int = 2,
     n_hidden: int = 256,
     n_layers: int = 2,
@@ -207,8 +207,10 @@ def fit_translator(
       :math:`E_M[y \mid x_j]`, the mean of what is matched to :math:`x_j`. Matches that are uncertain pull it to the mean.
     - ``"projected"`` asks that :math:`f` averaged over the match, :math:`\sum_j M_{ij} f(x_j)`, equals :math:`y_i`. It
       finds the map behind uncertain matches, provided that :math:`M_{i\cdot}` are the right probabilities: of matches
-      that are wider than the uncertainty is, as under a large `epsilon`, it makes differences that are not there. This is an inverse problem, like regression with instruments: what averaging
-      removes, it has to bring back, and noise with it. Early stopping on held-out cells and weight decay matter.
+      that are wider than the uncertainty is, as under a large `epsilon`, it makes differences that are not there. This is
+      an inverse problem, like regression with instruments: what averaging removes, it has to bring back, and noise with
+      it. Early stopping on held-out cells and weight decay matter. With hundreds to thousands of cells ``"plain"``
+      predicted new cells better in every setting that was measured.
     - ``"projected_exact"`` is the same over all kept matches of a batch instead of draws: less noise in each step, for up
       to 100 forward passes a cell.
 
