@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -104,7 +105,9 @@ def sample_pairs(
         (stored.source_name, stored.source, rows),
         (stored.target_name, stored.target, columns),
     ):
-        cells = adata[positions].copy()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Observation names are not unique")  # until they get those of the pairs
+            cells = adata[positions].copy()
         cells.obs[_keys.OBS_SOURCE] = cells.obs_names.to_numpy()
         cells.obs_names = [f"pair_{i}" for i in range(len(positions))]
         paired[name] = cells
