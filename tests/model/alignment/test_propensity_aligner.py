@@ -33,7 +33,7 @@ def label_means(values: np.ndarray, codes: np.ndarray) -> np.ndarray:
 # what is learnt ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 5))])
 def test_cells_find_their_twins(fit, simulate, seed):
     mdata = simulate(n_cells=150, n_perturbations=12, n_latent=6, seed=seed)
     model = fit(mdata, init={"n_hidden": 256, "seed": seed}, max_epochs=None)
