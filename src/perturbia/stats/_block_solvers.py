@@ -92,7 +92,7 @@ def _exact(x: np.ndarray, y: np.ndarray, options: MatchingOptions) -> Solved:
             source_weights=cut.row_weights,
             target_weights=cut.column_weights,
         )
-        parts.append(cut.part(SparsePlan(plan * cut.share)))
+        parts.append(cut.part(SparsePlan(plan if cut.whole else plan * cut.share)))
         reports.append((cut.share * report["mean_cost"], report["converged"]))
     report = {"mean_cost": float(sum(one[0] for one in reports)), "converged": all(one[1] for one in reports)}
     return tuple(parts), report

@@ -337,7 +337,7 @@ def _solve_all(
 
     n_matched = sum(len(rows) for _, rows, _ in groups)
     blocks = []
-    for name, rows, columns in track(groups, "Matching groups", disable=not progress, transient=True):
+    for name, rows, columns in track(groups, "Matching groups", transient=True) if progress else groups:
         parts, report = SOLVERS[options.method](x[rows], y[columns], options)
         blocks.append(CouplingBlock(name, rows, columns, len(rows) / n_matched, parts, report))
     return blocks

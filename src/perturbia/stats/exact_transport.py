@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["exact_plan", "partial_plan"]
 
 _MAX_ITERATIONS = 10_000_000
-_DENSE_PAIRS = 4_000_000  # beyond, costs are not held
+_DENSE_PAIRS = 16_000_000  # beyond, costs are not held: a tenth of the memory, and up to four times the time
 _SPARE = 20  # cells for what is not moved: with one, the simplex is degenerate and takes twice the time
 
 
@@ -45,7 +45,7 @@ def exact_plan(
 
     Notes
     -----
-    About O((n + m)^3) time at worst and much less as a rule. Memory is that of costs and plan in float64 up to four million
+    About O((n + m)^3) time at worst and much less as a rule. Memory is that of costs and plan in float64 up to 16 million
     pairs; beyond, POT (0.9.7 or later) computes (squared) Euclidean costs when it asks for them, and memory is O(n + m).
 
     Examples
@@ -66,7 +66,7 @@ def exact_plan(
         held = sp.csr_matrix(log["G"])
     else:
         plan, log = ot.emd(a, b, _costs(x, y, cost), numItermax=_MAX_ITERATIONS, log=True)
-        held = sp.csr_matrix(plan)
+        held = _nonzero(plan)
     held.data[held.data < 1e-12 * min(a.min(), b.min())] = 0  # what rounding leaves where sizes have a common divisor
     held.eliminate_zeros()
     return held, {"converged": not log.get("warning"), "mean_cost": float(log["cost"])}
@@ -117,6 +117,18 @@ def partial_plan(
     moved = float(held.sum())
     converged = not log.get("warning") and abs(moved - mass) <= 1e-6
     return held, {"converged": converged, "mean_cost": float((plan[:n, :m] * costs[:n, :m]).sum()) / moved}
+
+
+def _nonzero(plan: np.ndarray) -> sp.csr_matrix:
+    """A dense plan as CSR. Equal numbers of equal cells make a permutation, which is found in half the time."""
+    n, m = plan.shape
+    if n == m:
+        columns = plan.argmax(1)
+        values = plan[np.arange(n), columns]
+        if np.abs(n * values - 1).max() < 1e-9:
+            return sp.csr_matrix((values, columns, np.arange(n + 1)), shape=plan.shape)
+    at = np.flatnonzero(plan.ravel() > 0)
+    return sp.csr_matrix((plan.ravel()[at], (at // m, at % m)), shape=plan.shape)
 
 
 def _weights(points: np.ndarray, given: np.ndarray | None = None) -> np.ndarray:

@@ -114,8 +114,8 @@ class PairCost:
                 raise ValueError(msg)
             x, y = np.sqrt(x), np.sqrt(y)
         # about their common middle, where the difference of large squares keeps its digits, outliers or not
-        some = [rows[:: max(1, len(rows) // _CENTRE_CELLS)] for rows in (x, y)]
-        centre = np.median(np.concatenate(some), axis=0).astype(np.float64)
+        some = np.concatenate([rows[:: max(1, len(rows) // _CENTRE_CELLS)] for rows in (x, y)])
+        centre = (some.mean(0) if dtype == torch.float64 else np.median(some, axis=0)).astype(np.float64)
         # a root makes 3e-4 of what rounding in float32 leaves of the distance of equal cells
         held = exact_type(device) if cost in _ROOTS else dtype
         self._x, self._y = (torch.as_tensor(rows - centre, dtype=held, device=self.device) for rows in (x, y))
