@@ -77,9 +77,7 @@ def test_only_what_is_known_is_scored(alignment):
     of_pairs = alignment(alignment.plan, pairs=alignment.pairs, **alignment.groups)
     assert of_pairs.index.tolist()[:4] == ["trace_macro", "trace_micro", "fold_macro", "fold_micro"]
     assert "accuracy_macro" not in of_pairs
-    by_partner = alignment(
-        alignment.plan, pairs=alignment.pairs, x_target=alignment.x_target, **alignment.groups
-    )
+    by_partner = alignment(alignment.plan, pairs=alignment.pairs, x_target=alignment.x_target, **alignment.groups)
     expected = soft_foscttm(alignment.plan, None, alignment.x_target, pairs=alignment.pairs, **alignment.groups)
     assert by_partner["soft_foscttm_macro"] == expected.macro["soft_foscttm"]
 
@@ -87,9 +85,7 @@ def test_only_what_is_known_is_scored(alignment):
 @pytest.mark.parametrize("common_space", [True, False])
 def test_populations_are_compared_with_real_cells(alignment, common_space):
     known = {"x_source": alignment.x_source} if common_space else {"pairs": alignment.pairs}
-    scores = alignment(
-        alignment.plan, x_target=alignment.x_target, distribution=True, **known, **alignment.groups
-    )
+    scores = alignment(alignment.plan, x_target=alignment.x_target, distribution=True, **known, **alignment.groups)
     matched = alignment.plan.sum(axis=1) > 0
     expected = matched_distribution(
         alignment.x_source if common_space else alignment.x_target,

@@ -26,9 +26,7 @@ _CHECK_EVERY = 10
 _ANNEALING = (256, 64, 16, 4)  # multiples of epsilon to start from where epsilon is very small
 _MAX_OMEGA = 1.98
 _ABSORB_AT = 10.0  # |log| of a scaling at which it is absorbed into the duals
-_STOP_AT = (
-    0.8  # share of the tolerance at which updates stop: the marginals are computed once more, with other rounding
-)
+_STOP_AT = 0.8  # share of the tolerance at which updates stop: the marginals are then summed with other rounding
 
 
 @dataclass(frozen=True)
@@ -94,7 +92,7 @@ def sinkhorn(
     epsilon
         Strength of the entropy, in the unit of the cost.
     cost
-        As in :class:`~perturbia.stats.transport_cost.PairCost`.
+        As in :func:`perturbia.stats.couple`.
     source_weights, target_weights
         Positive masses, shapes (n,) and (m,); uniform with sum one by default.
     unbalanced

@@ -35,7 +35,7 @@ def exact_plan(
     x, y
         Cells in rows, shapes (n, d) and (m, d).
     cost
-        As in :class:`~perturbia.stats.transport_cost.PairCost`.
+        As in :func:`perturbia.stats.couple`.
     source_weights, target_weights
         Masses of equal sum; uniform by default.
 
@@ -84,7 +84,7 @@ def partial_plan(
     mass
         Share to move, in (0, 1].
     cost
-        As in :class:`~perturbia.stats.transport_cost.PairCost`.
+        As in :func:`perturbia.stats.couple`.
 
     Returns
     -------

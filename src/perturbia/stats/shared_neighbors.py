@@ -38,7 +38,7 @@ def shared_neighbor_plan(
     n_neighbors
         k; more than one blurs matches of cells.
     cost
-        As in :class:`~perturbia.stats.transport_cost.PairCost`.
+        As in :func:`perturbia.stats.couple`.
 
     Returns
     -------

@@ -76,7 +76,7 @@ class CellMatching(RegisteredAligner):
             draws a cell, which undoes the flattening where matches are right and cells are many;
             ``"projected_exact"``: the same over all kept matches.
         **training
-            Arguments of :func:`~perturbia.model.alignment.feature_translator.fit_translator`.
+            Arguments of :func:`~perturbia.model.alignment.fit_translator`.
 
         Returns
         -------
