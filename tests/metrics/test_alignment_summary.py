@@ -9,7 +9,7 @@ import pytest
 import scipy.sparse as sp
 
 from perturbia.metrics import (
-    alignment,
+    alignment as alignment_scores,
     coupling_trace,
     matched_distribution,
     matched_label_accuracy,
@@ -24,7 +24,7 @@ COUNTS = {"n_source": 17, "n_target": 17, "n_unmatched": 4}
 
 def test_every_entry_is_that_of_its_function(alignment, held):
     one = alignment
-    scores = alignment(
+    scores = alignment_scores(
         held,
         pairs=one.pairs,
         x_source=one.x_source,
@@ -57,8 +57,8 @@ def test_blocks_of_a_coupling_are_its_groups(alignment):
     from perturbia.stats import Coupling
 
     coupling = Coupling.from_matrix(alignment.plan, **alignment.groups)
-    scores = alignment(coupling, pairs=alignment.pairs, x_target=alignment.x_target, distribution=True)
-    labelled = alignment(
+    scores = alignment_scores(coupling, pairs=alignment.pairs, x_target=alignment.x_target, distribution=True)
+    labelled = alignment_scores(
         coupling, pairs=alignment.pairs, x_target=alignment.x_target, distribution=True, **alignment.groups
     )
     assert scores.pop("n_groups") == 3
@@ -67,17 +67,19 @@ def test_blocks_of_a_coupling_are_its_groups(alignment):
 
 
 def test_only_what_is_known_is_scored(alignment):
-    of_labels = alignment(
+    of_labels = alignment_scores(
         alignment.plan, source_labels=alignment.source_labels, target_labels=alignment.target_labels, **alignment.groups
     )
     assert "trace_macro" not in of_labels
     assert "r2" not in of_labels
     assert "n_unpaired" not in of_labels
     assert of_labels["n_unmatched"] == 4
-    of_pairs = alignment(alignment.plan, pairs=alignment.pairs, **alignment.groups)
+    of_pairs = alignment_scores(alignment.plan, pairs=alignment.pairs, **alignment.groups)
     assert of_pairs.index.tolist()[:4] == ["trace_macro", "trace_micro", "fold_macro", "fold_micro"]
     assert "accuracy_macro" not in of_pairs
-    by_partner = alignment(alignment.plan, pairs=alignment.pairs, x_target=alignment.x_target, **alignment.groups)
+    by_partner = alignment_scores(
+        alignment.plan, pairs=alignment.pairs, x_target=alignment.x_target, **alignment.groups
+    )
     expected = soft_foscttm(alignment.plan, None, alignment.x_target, pairs=alignment.pairs, **alignment.groups)
     assert by_partner["soft_foscttm_macro"] == expected.macro["soft_foscttm"]
 
@@ -85,7 +87,9 @@ def test_only_what_is_known_is_scored(alignment):
 @pytest.mark.parametrize("common_space", [True, False])
 def test_populations_are_compared_with_real_cells(alignment, common_space):
     known = {"x_source": alignment.x_source} if common_space else {"pairs": alignment.pairs}
-    scores = alignment(alignment.plan, x_target=alignment.x_target, distribution=True, **known, **alignment.groups)
+    scores = alignment_scores(
+        alignment.plan, x_target=alignment.x_target, distribution=True, **known, **alignment.groups
+    )
     matched = alignment.plan.sum(axis=1) > 0
     expected = matched_distribution(
         alignment.x_source if common_space else alignment.x_target,
@@ -110,8 +114,8 @@ def test_levels_of_the_true_and_the_uniform_plan():
         "source_groups": groups,
         "target_groups": groups,
     }
-    true = alignment(sp.identity(60), **known)
-    uniform = alignment((groups[:, None] == groups) / 60, **known)
+    true = alignment_scores(sp.identity(60), **known)
+    uniform = alignment_scores((groups[:, None] == groups) / 60, **known)
     levels = {
         "trace_macro": (1.0, np.mean([1 / 10, 1 / 20, 1 / 30])),
         "fold_macro": (20.0, 1.0),
@@ -130,13 +134,13 @@ def test_order_of_cells_does_not_matter(alignment):
     def of(one):
         known = {"pairs": one.pairs, "x_source": one.x_source, "x_target": one.x_target}
         labels = {"source_labels": one.source_labels, "target_labels": one.target_labels}
-        return alignment(one.plan, **known, **labels, distribution=True, **one.groups)
+        return alignment_scores(one.plan, **known, **labels, distribution=True, **one.groups)
 
     np.testing.assert_allclose(of(alignment.shuffled(5)), of(alignment), atol=1e-12)
 
 
 def test_the_docstring_names_every_entry(alignment):
-    scores = alignment(
+    scores = alignment_scores(
         alignment.plan,
         pairs=alignment.pairs,
         x_source=alignment.x_source,
@@ -146,7 +150,7 @@ def test_the_docstring_names_every_entry(alignment):
         distribution=True,
         **alignment.groups,
     )
-    named = set(re.findall(r"\w+", alignment.__doc__))
+    named = set(re.findall(r"\w+", alignment_scores.__doc__))
     assert {re.sub("_(macro|micro)$", "", name) for name in scores.index} <= named
 
 
@@ -168,4 +172,4 @@ Z = np.random.default_rng(1).normal(size=(3, 2))
 )
 def test_bad_input(options, match):
     with pytest.raises(ValueError, match=match):
-        alignment(np.eye(3), **options)
+        alignment_scores(np.eye(3), **options)
