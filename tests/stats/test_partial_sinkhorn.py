@@ -110,6 +110,24 @@ def test_far_cells_are_matched_where_the_mass_asks_for_them():
     np.testing.assert_allclose(plan[:10].sum(), 0.3, atol=1e-3)
 
 
+@pytest.mark.parametrize(("x", "y", "cost"), [([0, 1], [10, 12], 81.0), ([0, 1, 2, 3], [1.2, 2.6], 0.1)])
+def test_cells_that_the_kernel_does_not_show_are_asked_in_the_log_domain(monkeypatch, x, y, cost):
+    """Half of the mass, and next to no entropy: the nearest pairs."""
+    asked = []
+    for name in ("row_logsumexp", "column_logsumexp"):
+
+        def watched(*args, log_sums=getattr(module, name)):
+            asked.append(1)
+            return log_sums(*args)
+
+        monkeypatch.setattr(module, name, watched)
+    x, y = np.array(x, dtype=float)[:, None], np.array(y, dtype=float)[:, None]
+    solution = partial_sinkhorn(x, y, mass=0.5, epsilon=1e-3)
+    assert solution.converged
+    assert solution.mean_cost == pytest.approx(cost, rel=1e-4)
+    assert len(asked) > 2
+
+
 @pytest.mark.parametrize("mass", [0.1, 0.45, 0.9999])
 def test_level_fills_the_cells_to_the_mass(mass):
     rng = np.random.default_rng(0)
@@ -123,6 +141,14 @@ def test_level_fills_the_cells_to_the_mass(mass):
     assert held.sum() == pytest.approx(mass, rel=1e-9)
     np.testing.assert_allclose(np.exp(dual + level + reached), held, rtol=1e-9)
     assert (dual <= 0).all()
+
+
+@pytest.mark.parametrize("mass", [0.7, np.nextafter(0.7, 0), np.nextafter(0.7, 1)])
+def test_level_where_full_cells_hold_all_of_the_mass(mass):
+    """14 of 20 cells, of which the others are out of reach: 0.7 up to rounding."""
+    reached = np.where(np.arange(20) < 14, 2.6, -2000.0)
+    dual, level = module._capped(reached, np.full(20, 1 / 20), mass)
+    np.testing.assert_allclose(np.exp(dual + level + reached), np.where(reached > 0, 0.05, 0), rtol=1e-9, atol=1e-12)
 
 
 def draw_population(kind, rng, n, d):

@@ -36,6 +36,16 @@ def test_equals_sets_of_neighbours(k, cost):
     np.testing.assert_allclose(plan.toarray(), brute_force(x, y, k, cost), atol=1e-12)
 
 
+@pytest.mark.parametrize("k", [1, 2, 4])
+def test_copies_of_a_cell_are_not_itself(k):
+    """A cell comes first among its neighbours; its copies come next, all of them."""
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(3, size=(2, 40, 2)).astype(float)  # copies, and many equal distances
+    y = y[:25] + [0, 1]
+    plan = shared_neighbor_plan(x, y, n_neighbors=k)
+    np.testing.assert_allclose(plan.toarray(), brute_force(x, y, k, "sqeuclidean"), atol=1e-12)
+
+
 def test_formula_where_there_are_no_ties():
     """J / (4k - J), with four times k neighbours of a pair."""
     rng = np.random.default_rng(0)

@@ -77,12 +77,10 @@ class DualPlan:
         from perturbia.stats._kernel_tiles import exponential_
 
         pairs = self.pairs
-        f, g = (
-            torch.as_tensor(one, dtype=pairs.dtype, device=pairs.device)
-            for one in (self.f[rows] + np.log(self.share), self.g)
-        )
+        f, g = (torch.as_tensor(one, dtype=pairs.dtype, device=pairs.device) for one in (self.f[rows], self.g))
         tile = exponential_(pairs.tile(rows).mul_(-1 / self.epsilon).add_(g).add_(f[:, None]))
-        return tile.cpu().numpy()
+        # no share within the exponent, whose last digits would change
+        return tile.mul_(self.share).cpu().numpy()
 
     def sparse(self) -> sp.csr_matrix:
         """All masses."""

@@ -111,7 +111,7 @@ def couple(
     Notes
     -----
     ``"ot"`` and ``"emd"`` are O(n_t m_t) in memory for the largest group: ``"ot"`` needs one float32 matrix of that size,
-    ``"emd"`` the tenfold of it.
+    ``"emd"`` the tenfold of it, up to 16 million pairs; beyond, costs are computed when they are asked for.
 
     References
     ----------
@@ -322,10 +322,14 @@ def _scale(x: np.ndarray, y: np.ndarray, groups: list, scale_cost: object, cost:
 
 
 def _log_size(groups: list, options: MatchingOptions) -> None:
+    from perturbia.stats.exact_transport import DENSE_PAIRS
+
     largest = max(
         min(len(rows), options.max_block_size) * min(len(columns), options.max_block_size)
         for _, rows, columns in groups
     )
+    if options.method == "emd":
+        largest = min(largest, DENSE_PAIRS)
     bytes_each = {"ot": 4 if options.dtype == "float32" else 8, "emd": 41, "gw": 48}.get(options.method, 1)
     logger.info("%d groups; the largest needs about %.1f MB.", len(groups), largest * bytes_each / 1e6)
 

@@ -13,10 +13,10 @@ from perturbia.stats.transport_cost import PairCost
 if TYPE_CHECKING:
     from perturbia.stats.transport_cost import Cost
 
-__all__ = ["exact_plan", "partial_plan"]
+__all__ = ["DENSE_PAIRS", "exact_plan", "partial_plan"]
 
 _MAX_ITERATIONS = 10_000_000
-_DENSE_PAIRS = 16_000_000  # beyond, costs are not held: a tenth of the memory, and up to four times the time
+DENSE_PAIRS = 16_000_000  # beyond, costs are not held: a tenth of the memory, and up to four times the time
 _SPARE = 20  # cells for what is not moved: with one, the simplex is degenerate and takes twice the time
 
 
@@ -60,7 +60,7 @@ def exact_plan(
     import ot
 
     a, b = _weights(x, source_weights), _weights(y, target_weights)
-    if len(x) * len(y) > _DENSE_PAIRS and cost in {"sqeuclidean", "euclidean"} and hasattr(ot.lp, "emd2_lazy"):
+    if len(x) * len(y) > DENSE_PAIRS and cost in ("sqeuclidean", "euclidean") and hasattr(ot.lp, "emd2_lazy"):
         left, right = (np.ascontiguousarray(one, dtype=np.float64) for one in (x, y))
         _, log = ot.lp.emd2_lazy(left, right, a, b, metric=cost, numItermax=_MAX_ITERATIONS, log=True)
         held = sp.csr_matrix(log["G"])

@@ -50,7 +50,7 @@ def partial_sinkhorn(
     epsilon
         Strength of the entropy, in the unit of the cost.
     cost
-        As in :class:`~perturbia.stats.transport_cost.PairCost`.
+        As in :func:`perturbia.stats.couple`.
     tolerance
         L1 error, relative to `mass`, at which to stop.
     max_iterations
@@ -133,15 +133,10 @@ def _ascend(
             scaling = tensor(np.exp((g - base[1]) if side == 0 else (f - base[0])))
             with np.errstate(divide="ignore"):
                 reached = np.log(numbers(held @ scaling if side == 0 else scaling @ held)) - base[side] - base[2]
-            if (
-                weights[side][np.isfinite(reached)].sum() < (1 + 1e-9) * mass
-            ):  # too many cells that the kernel does not show
-                sums = (
-                    row_logsumexp(pairs, epsilon, tensor(g))
-                    if side == 0
-                    else column_logsumexp(pairs, epsilon, tensor(f))
-                )
-                reached = numbers(sums)
+            seen = np.isfinite(reached)
+            if weights[side][seen].sum() < (1 + 1e-9) * mass:  # the kernel lacks numbers for too many cells
+                log_sums = (row_logsumexp, column_logsumexp)[side]
+                reached = numbers(log_sums(pairs, epsilon, tensor(f if side else g)))
             if side == 0:
                 error = _residual(np.exp(np.minimum(f + level + reached, 80)), weights[0], f)
                 f, level = _capped(reached, weights[0], mass)
@@ -163,7 +158,9 @@ def _capped(reached: np.ndarray, weights: np.ndarray, mass: float) -> tuple[np.n
     with np.errstate(over="ignore", invalid="ignore"):
         held = filled + np.exp(full_at[order] + rest)  # all mass when this cell is just full
     n_full = int(np.argmax(np.nan_to_num(held, nan=np.inf) >= mass))
-    level = float(np.log(mass - filled[n_full]) - rest[n_full])
+    level = math.log(max(mass - filled[n_full], 1e-300)) - float(rest[n_full])
+    if n_full:  # rounding, where the full cells hold all of the mass
+        level = max(level, float(full_at[order[n_full - 1]]))
     return np.minimum(0, full_at - level), level
 
 
