@@ -10,6 +10,8 @@ import scipy.sparse as sp
 
 from perturbia.metrics import (
     alignment as alignment_scores,
+)
+from perturbia.metrics import (
     coupling_trace,
     matched_distribution,
     matched_label_accuracy,
