@@ -42,7 +42,7 @@ _N_STEPS, _EPOCHS = 3000, (100, 1000)
 
 
 class CrossModalVAE(CellMatching):
-    r"""Cross-modal autoencoders of Yang et al. (2021), as a baseline of :class:`~perturbia.model.PropensityAligner`.
+    r"""Cross-modal autoencoders of Yang et al. (2021), a baseline of alignment by propensity scores.
 
     Each modality has a Gaussian variational autoencoder of its own. What makes their latents :math:`z` comparable are two
     networks that read those of both: a linear classifier of the shared label, which encoders help, and an adversary that
