@@ -26,7 +26,7 @@ __all__ = [
     "truncated_block",
 ]
 
-_TILE = 4_000_000  # entries of a tile
+_TILE = 2_000_000  # entries of a tile
 
 
 @dataclass(frozen=True)

@@ -206,10 +206,10 @@ class Coupling:
         for block in self.blocks:
             features = X[block.columns].astype(pulled.dtype)
             for local in row_steps(block):
-                weights = conditional(block.tile(local)).astype(pulled.dtype)
-                # a product with a sparse matrix forgets what is missing
-                matched = ~np.isnan(weights[:, 0])
-                pulled[block.rows[local[matched]]] = _product(weights[matched], features)
+                weights = conditional(block.tile(local)).astype(pulled.dtype, copy=False)
+                product = _product(weights, features)
+                product[np.isnan(weights[:, 0])] = np.nan  # what a product with a sparse matrix forgets
+                pulled[block.rows[local]] = product
         return pulled
 
     def push(self, X: Any) -> np.ndarray:
@@ -231,7 +231,8 @@ class Coupling:
             total, mass = np.zeros((len(block.columns), X.shape[1])), np.zeros(len(block.columns))
             for local in row_steps(block):
                 tile = block.tile(local)
-                total += _product(tile.T.astype(pushed.dtype), X[block.rows[local]].astype(pushed.dtype))
+                features = X[block.rows[local]].astype(pushed.dtype)
+                total += _product(tile.T.astype(pushed.dtype, copy=False), features)
                 mass += tile.sum(0, dtype=np.float64)
             with np.errstate(invalid="ignore", divide="ignore"):
                 pushed[block.columns] = np.where(mass[:, None] > 0, total / mass[:, None], np.nan)
@@ -349,6 +350,8 @@ class Coupling:
         -------
         :class:`MatchStatistics`.
         """
+        from scipy.special import xlogy
+
         effective, costs = np.full(self.shape[0], np.nan), np.full(self.shape[0], np.nan)
         hubness = np.full(self.shape[1], np.nan)
         for block in self.blocks:
@@ -357,11 +360,9 @@ class Coupling:
                 tile = block.tile(local)
                 hubness[block.columns] += tile.sum(0, dtype=np.float64) * len(block.columns) / block.mass
                 tile = conditional(tile)
-                with np.errstate(divide="ignore", invalid="ignore"):
-                    effective[block.rows[local]] = np.exp(-np.nansum(tile * np.log(tile), axis=1, dtype=np.float64))
+                effective[block.rows[local]] = np.exp(-xlogy(tile, tile).sum(1, dtype=np.float64))
                 if cost is not None:
                     costs[block.rows[local]] = (tile * cost(block.rows[local], block.columns)).sum(1, dtype=np.float64)
-                effective[block.rows[local][np.isnan(tile).any(1)]] = np.nan
         return MatchStatistics(effective, hubness, costs)
 
     def __repr__(self) -> str:
