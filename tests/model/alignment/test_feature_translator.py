@@ -14,7 +14,8 @@ from scipy.stats import chisquare
 
 from perturbia.errors import FeatureMismatch
 from perturbia.model.alignment import FeatureTranslator, fit_translator
-from perturbia.model.alignment._translation_batches import MatchDataset, RowMatches, column_moments
+from perturbia.model.alignment._feature_rows import column_moments
+from perturbia.model.alignment._translation_batches import MatchDataset, RowMatches
 from perturbia.model.alignment._translation_network import TranslationNetwork
 from perturbia.model.alignment.feature_translator import _split
 from perturbia.nn import exact_projected_loss

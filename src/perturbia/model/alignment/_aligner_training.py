@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 import torch
-from scipy import sparse
 
 from perturbia import _keys
 from perturbia.model.alignment._cell_matching import CellMatching
 from perturbia.model.alignment._classification_scores import classification_scores
+from perturbia.model.alignment._labelled_cells import check_split_key, folds_of, stratified_split, training_parts
 from perturbia.model.alignment._propensity_module import ModalityClassifier, PropensityModule
-from perturbia.model.alignment._propensity_training import fit_classifier, folds_of, stratified_split
-from perturbia.model.base._arguments import check_positive_integer
+from perturbia.model.alignment._propensity_training import fit_classifier
+from perturbia.model.alignment._registration import ROLES
+from perturbia.model.base._arguments import check_positive_integer, check_train_size
 from perturbia.stats.log_ratios import fit_temperature
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 __all__ = ["DEFAULT_TRAINING", "AlignerTraining"]
 
-_ROLES = ("source", "target")
 _ADAMW = {"optimizer": "AdamW", "lr": 1e-3, "weight_decay": 1e-3, "eps": 1e-8}
 DEFAULT_TRAINING: dict[str, Any] = {
     "max_epochs": None,
@@ -116,6 +116,7 @@ class AlignerTraining(CellMatching):
             that are targets of perturbations.
         """
         _check_training(max_epochs, batch_size, patience, train_size, temperature)
+        check_split_key(split_key, (self._modality(role).obs for role in ROLES))
         self._warn_of_shortcuts()
         self._training_options = options = {
             "max_epochs": max_epochs,
@@ -128,7 +129,7 @@ class AlignerTraining(CellMatching):
             **trainer_kwargs,
         }
         history: dict[str, pd.DataFrame] = {}
-        for which, role in enumerate(_ROLES):
+        for which, role in enumerate(ROLES):
             X, codes = self._features_of(role), self._codes_of(role)
             self.cells_[role] = self._modality(role).obs_names.to_numpy().astype(str)
             groups = self._groups_of(role, group_key) if self.n_folds > 1 else None
@@ -163,28 +164,22 @@ class AlignerTraining(CellMatching):
         self, role: str, codes: np.ndarray, fold: int, split_key: str | None, train_size: float
     ) -> tuple[np.ndarray, np.ndarray]:
         """Training and validation cells of a classifier."""
-        from perturbia.errors import SplitError
-
-        rng = np.random.default_rng([self.seed, _ROLES.index(role), fold])
+        rng = np.random.default_rng([self.seed, ROLES.index(role), fold])
         usable = codes.copy()
         if self.n_folds > 1:
             usable[self.folds_[role] == fold] = -1
-        obs = self._modality(role).obs
-        if split_key is None or split_key not in obs:
-            if split_key not in {None, _keys.OBS_SPLIT} and all(
-                split_key not in self._modality(other).obs for other in _ROLES
-            ):
-                msg = f"split_key: expected a column of obs of a modality, got {split_key!r}. Run perturbia.tl.split, or pass None."
-                raise SplitError(msg)
-            return stratified_split(usable, train_size, rng)
-        marked = obs[split_key].astype(str).to_numpy()
-        train, valid = (np.flatnonzero((marked == part) & (usable >= 0)) for part in _keys.SPLIT_VALUES[:2])
-        if len(train) == 0:
-            msg = f"split_key: expected cells marked 'train' in obs[{split_key!r}] of {self.modalities[role]!r}, got none."
-            raise SplitError(msg)
-        if len(valid) == 0:  # something has to say when to stop
-            marked_codes = np.where(np.isin(np.arange(len(codes)), train), codes, -1)
-            return stratified_split(marked_codes, train_size, rng)
+        train, valid = training_parts(
+            self._modality(role).obs,
+            usable,
+            modality=self.modalities[role],
+            split_key=split_key,
+            train_size=train_size,
+            rng=rng,
+        )
+        if len(valid) == 0:  # where a column marks none: something has to say when to stop
+            marked = np.full_like(codes, -1)
+            marked[train] = codes[train]
+            return stratified_split(marked, train_size, rng)
         return train, valid
 
     def _groups_of(self, role: str, group_key: str | None) -> np.ndarray | None:
@@ -203,7 +198,7 @@ class AlignerTraining(CellMatching):
     def _calibrate(self, temperature: object, split_key: str | None) -> None:
         """Temperatures and held-out scores of both modalities."""
         rows = {}
-        for role in _ROLES:
+        for role in ROLES:
             codes = self._codes_of(role)
             self.held_out_[role] = cells = self._held_out(role, codes, split_key)
             seen = len(cells) == 0
@@ -247,7 +242,7 @@ class AlignerTraining(CellMatching):
         sep = self._setup_argument("sep")
         members = {name for label in self.labels for name in (label.split(sep) if sep else [label])}
         targets = {name.rpartition("@")[0] or name for name in members}  # the dose is not part of the name
-        for role in _ROLES:
+        for role in ROLES:
             if self._setup_argument(f"{role}_rep") is not None:
                 continue
             own = [name for name in self._modality(role).var_names if name in targets]
@@ -261,20 +256,10 @@ class AlignerTraining(CellMatching):
                 )
                 warnings.warn(msg, UserWarning, stacklevel=3)
 
-    @torch.no_grad()
     def _logits(self, role: str, data: AnnData | MuData | None = None, batch_size: int = 8192) -> list[np.ndarray]:
         """Logits of all cells of a modality under each of its classifiers."""
         X = self._features_of(role, data)
-        self.module.eval()
-        device = next(self.module.parameters()).device
-        out: list[list[np.ndarray]] = [[] for _ in range(self.n_folds)]
-        for start in range(0, X.shape[0], batch_size):
-            block = X[start : start + batch_size]
-            block = block.toarray() if sparse.issparse(block) else np.asarray(block)
-            x = torch.as_tensor(block.astype(np.float32, copy=False), device=device)
-            for fold, classifier in enumerate(self._classifiers(role)):
-                out[fold].append(classifier(x).cpu().numpy())
-        return [np.concatenate(blocks) if blocks else np.empty((0, len(self.labels))) for blocks in out]
+        return [classifier.logits_of(X, batch_size=batch_size) for classifier in self._classifiers(role)]
 
     def _own_logits(self, role: str) -> np.ndarray:
         """Logits of registered cells under the classifier that did not see them."""
@@ -302,9 +287,7 @@ def _check_training(
     for name, value in (("max_epochs", max_epochs), ("batch_size", batch_size), ("patience", patience)):
         if value is not None:
             check_positive_integer(name, value)
-    if not 0 < train_size <= 1:
-        msg = f"train_size: expected a share in (0, 1], got {train_size!r}."
-        raise ValueError(msg)
+    check_train_size(train_size)
     if temperature not in {"auto", True, False}:
         msg = f"temperature: expected 'auto', True or False, got {temperature!r}."
         raise ValueError(msg)

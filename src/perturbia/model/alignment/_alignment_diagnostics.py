@@ -11,16 +11,16 @@ import pandas as pd
 from perturbia import _keys
 from perturbia.errors import shorten
 from perturbia.model.alignment._classification_scores import class_auroc, classification_scores, reliability_curve
-from perturbia.model.alignment._propensity_training import fit_classifier, folds_of, stratified_split
+from perturbia.model.alignment._labelled_cells import folds_of, stratified_split
+from perturbia.model.alignment._propensity_training import fit_classifier
+from perturbia.model.alignment._registration import ROLES
 from perturbia.stats.group_distances import group_distance_tests
 
 if TYPE_CHECKING:
-    from perturbia.model.alignment._propensity_module import ModalityClassifier
     from perturbia.model.alignment.propensity_aligner import PropensityAligner
 
 __all__ = ["DIFFERENT", "HUB", "batch_leakage", "diagnose", "held_out_reliability"]
 
-_ROLES = ("source", "target")
 #: Received mass, relative to an even share, beyond which a target cell is a hub.
 HUB = 10.0
 #: False discovery rate below which scores of a perturbation are said to differ between modalities.
@@ -35,11 +35,11 @@ def diagnose(model: PropensityAligner, *, key: str, n_permutations: int, max_cel
     """One row a perturbation; see :meth:`PropensityAligner.diagnose`."""
     labels = model.labels
     names = np.array([*labels, None], dtype=object)
-    codes = {role: model._codes_of(role) for role in _ROLES}
-    scores = {role: model.get_propensity(model.modalities[role]) for role in _ROLES}
+    codes = {role: model._codes_of(role) for role in ROLES}
+    scores = {role: model.get_propensity(model.modalities[role]) for role in ROLES}
     counts = {role: np.bincount(one[one >= 0], minlength=len(labels)) for role, one in codes.items()}
-    table = pd.DataFrame({f"n_{role}": counts[role] for role in _ROLES}, index=pd.Index(labels, name="perturbation"))
-    for role in _ROLES:
+    table = pd.DataFrame({f"n_{role}": counts[role] for role in ROLES}, index=pd.Index(labels, name="perturbation"))
+    for role in ROLES:
         cells = model._held_out_now(role)
         area = (
             class_auroc(model._own_logits(role)[cells], codes[role][cells], len(labels))
@@ -67,7 +67,7 @@ def diagnose(model: PropensityAligner, *, key: str, n_permutations: int, max_cel
 
 def _matches(model: PropensityAligner, key: str, codes: dict[str, np.ndarray]) -> pd.DataFrame:
     """Certainty and hubness of stored matches, and what the solver said."""
-    source, target = (model.adata.mod[model.modalities[role]].obs for role in _ROLES)
+    source, target = (model.adata.mod[model.modalities[role]].obs for role in ROLES)
     effective = source[key + _keys.SUFFIX_N_EFFECTIVE].groupby(codes["source"]).median()
     hubness = target[key + _keys.SUFFIX_HUBNESS].groupby(codes["target"]).max()
     solver = model.adata.uns[key]["table"].set_index("perturbation")
@@ -124,7 +124,7 @@ def held_out_reliability(
     were held out has the curve of all that it was trained on.
     """
     curves = []
-    for role in _ROLES:
+    for role in ROLES:
         codes = model._codes_of(role)
         cells = model._held_out_now(role)
         cells = cells if len(cells) else np.flatnonzero(codes >= 0)
@@ -139,8 +139,8 @@ def held_out_reliability(
 def batch_leakage(model: PropensityAligner, group_key: str, *, n_folds: int, **training: Any) -> pd.DataFrame:
     """Held-out scores under random folds and under folds of whole batches; see :meth:`PropensityAligner.check_batches`."""
     rows = []
-    having = [role for role in _ROLES if group_key in model._modality(role).obs]
-    for role in having or _ROLES:  # without any, the first says what is missing
+    having = [role for role in ROLES if group_key in model._modality(role).obs]
+    for role in having or ROLES:  # without any, the first says what is missing
         X, codes = model._features_of(role), model._codes_of(role)
         groups = model._groups_of(role, group_key)
         for name, kept in (("random", None), ("batches", groups)):
@@ -152,7 +152,7 @@ def batch_leakage(model: PropensityAligner, group_key: str, *, n_folds: int, **t
                 parts = stratified_split(usable, 0.9, np.random.default_rng([model.seed, k]))
                 fit_classifier(classifier, X, codes, parts, seed=model.seed + k, **training)
                 held_out = np.flatnonzero(fold == k)
-                logits[held_out] = _logits(classifier, X, held_out)
+                logits[held_out] = classifier.logits_of(X[held_out])
             used = codes >= 0
             rows.append(
                 {
@@ -162,13 +162,3 @@ def batch_leakage(model: PropensityAligner, group_key: str, *, n_folds: int, **t
                 }
             )
     return pd.DataFrame(rows).set_index(["modality", "folds"])
-
-
-def _logits(classifier: ModalityClassifier, X: Any, cells: np.ndarray) -> np.ndarray:
-    import torch
-    from scipy import sparse
-
-    block = X[cells]
-    block = block.toarray() if sparse.issparse(block) else np.asarray(block)
-    with torch.no_grad():
-        return classifier(torch.as_tensor(block.astype(np.float32))).numpy()

@@ -11,20 +11,15 @@ from lightning.pytorch.utilities import CombinedLoader
 from scvi.dataloaders import AnnDataLoader
 from scvi.train import TrainingPlan
 
-from perturbia import _keys
-from perturbia.errors import SplitError
-from perturbia.model.alignment._propensity_training import stratified_split
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    import pandas as pd
     from scvi.data import AnnDataManager
     from scvi.module.base import LossOutput
 
     from perturbia.model.alignment._cross_modal_module import AdversaryOutput, CrossModalModule
 
-__all__ = ["CrossModalTrainingPlan", "PairedMinibatches", "training_parts"]
+__all__ = ["CrossModalTrainingPlan", "PairedMinibatches"]
 
 #: What a curve shows, in the order in which sums are held.
 _CURVES = (
@@ -36,51 +31,6 @@ _CURVES = (
     "modality_loss",
     "modality_accuracy",
 )
-
-
-def training_parts(
-    obs: pd.DataFrame,
-    codes: np.ndarray,
-    *,
-    modality: str,
-    split_key: str | None,
-    train_size: float,
-    rng: np.random.Generator,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Training and validation cells of a modality, those without a shared label in neither.
-
-    Parameters
-    ----------
-    obs
-        Annotation of its cells.
-    codes
-        Label of each cell; -1 for none that both modalities have.
-    modality
-        Its name, for messages.
-    split_key
-        Column of `obs` with ``train`` and ``valid``; where there is none, cells are drawn.
-    train_size
-        Share of the cells of every label that are drawn to train.
-    rng
-        Source of the draws.
-
-    Returns
-    -------
-    Sorted positions of both.
-
-    Raises
-    ------
-    SplitError
-        If a column marks no usable cell for training.
-    """
-    if split_key is None or split_key not in obs:
-        return stratified_split(codes, train_size, rng)
-    marked = obs[split_key].astype(str).to_numpy()
-    train, valid = (np.flatnonzero((marked == part) & (codes >= 0)) for part in _keys.SPLIT_VALUES[:2])
-    if len(train) == 0:
-        msg = f"split_key: expected cells marked 'train' in obs[{split_key!r}] of {modality!r}, got none."
-        raise SplitError(msg)
-    return train, valid
 
 
 class PairedMinibatches(pl.LightningDataModule):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from copy import deepcopy
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
 from scvi.nn import FCLayers
 from torch import nn
+
+from perturbia.model.alignment._feature_rows import dense_rows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -78,6 +81,28 @@ class ModalityClassifier(nn.Module):
         Shape (n_cells, n_labels).
         """
         return self.head(self.encoder((x - self.mean) / self.scale))
+
+    @torch.no_grad()
+    def logits_of(self, X: Any, *, batch_size: int = 8192) -> np.ndarray:
+        """Logits of cells as they are held, without dropout.
+
+        Parameters
+        ----------
+        X
+            Features, dense or CSR, (n_cells, n_input).
+        batch_size
+            Cells that are made dense at once.
+
+        Returns
+        -------
+        Shape (n_cells, n_labels), float32.
+        """
+        self.eval()
+        found = np.empty((X.shape[0], self.head.out_features), dtype=np.float32)
+        for start in range(0, len(found), batch_size):
+            rows = slice(start, start + batch_size)
+            found[rows] = self(torch.as_tensor(dense_rows(X, rows), device=self.mean.device)).cpu().numpy()
+        return found
 
 
 class PropensityModule(BaseModuleClass):

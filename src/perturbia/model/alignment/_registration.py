@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from mudata import MuData
 
-__all__ = ["RegisteredAligner"]
+__all__ = ["ROLES", "RegisteredAligner"]
 
 ROLES = ("source", "target")
 
@@ -115,8 +115,9 @@ class RegisteredAligner(BaseModelClass):
         sources = {"source": (source_rep, source_layer), "target": (target_rep, target_layer)}
         if kwargs.get("source_registry") is None:
             shared_labels(chosen, perturbation_key, control=control, sep=sep, min_cells=min_cells)
-        for name, adata in chosen.items():
-            read_labels(adata, perturbation_key, modality=name)
+        else:
+            for name, adata in chosen.items():
+                read_labels(adata, perturbation_key, modality=name)
         for role, (rep, layer) in sources.items():
             read_features(chosen[roles[role]], use_rep=rep, layer=layer, modality=roles[role])
             if batch_key is not None and batch_key not in chosen[roles[role]].obs:

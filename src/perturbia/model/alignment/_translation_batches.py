@@ -9,15 +9,16 @@ import torch
 from scipy import sparse
 from torch.utils.data import DataLoader, Dataset
 
+from perturbia.model.alignment._feature_rows import dense_rows
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from perturbia.stats import Coupling
 
-__all__ = ["MatchDataset", "RowMatches", "column_moments", "dense_rows", "match_loader"]
+__all__ = ["MatchDataset", "RowMatches", "match_loader"]
 
 _DENSE_FROM = 20  # one filled entry in so many: a product with a dense matrix is faster from here on
-_STEP = 1024  # rows that are made dense at once for moments
 
 
 class RowMatches:
@@ -178,49 +179,6 @@ def match_loader(dataset: MatchDataset, batch_size: int, *, shuffle: bool) -> Da
     The loader.
     """
     return DataLoader(dataset, batch_size=batch_size, shuffle=shuffle, collate_fn=_as_it_is)
-
-
-def dense_rows(X: Any, rows: np.ndarray) -> np.ndarray:
-    """Some rows, dense.
-
-    Parameters
-    ----------
-    X
-        Dense or CSR.
-    rows
-        Their positions.
-
-    Returns
-    -------
-    Shape (len(rows), n_features), float32.
-    """
-    taken = X[rows]
-    return np.ascontiguousarray(taken.toarray() if sparse.issparse(taken) else taken, dtype=np.float32)
-
-
-def column_moments(X: Any, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of each feature over some rows, a few rows at a time.
-
-    Parameters
-    ----------
-    X
-        Dense or CSR.
-    rows
-        Their positions.
-
-    Returns
-    -------
-    Both float64, shape (n_features,). The standard deviation of a feature that does not vary is given as one.
-    """
-    parts = np.array_split(rows, max(1, -(-len(rows) // _STEP)))
-    mean, square = np.zeros(X.shape[1]), np.zeros(X.shape[1])
-    for part in parts:
-        mean += dense_rows(X, part).sum(0, dtype=np.float64) / len(rows)
-    for part in parts:
-        square += np.square(dense_rows(X, part) - mean).sum(0) / len(rows)
-    scale = np.sqrt(square)
-    # what varies less than rounding does not vary
-    return mean, np.where(scale > 1e-6 * np.maximum(np.abs(mean), 1e-30), scale, 1.0)
 
 
 def _as_it_is(batch: Any) -> dict[str, torch.Tensor]:

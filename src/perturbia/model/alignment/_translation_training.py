@@ -8,18 +8,18 @@ import warnings
 from typing import TYPE_CHECKING, Any, Literal
 
 import lightning.pytorch as pl
-import numpy as np
 import torch
-from lightning.pytorch.callbacks import EarlyStopping
 from scvi.model._utils import parse_device_args
 from scvi.train import Trainer
 
-from perturbia.model.alignment._propensity_training import BestEpoch
+from perturbia.model.alignment._early_stopping import curves_of, default_epochs, stopping_callbacks
 from perturbia.model.alignment._translation_batches import MatchDataset, match_loader
+from perturbia.model.base._best_epoch import BestEpoch
 from perturbia.model.base._third_party_notices import quiet_third_parties
 from perturbia.nn import exact_plain_loss, exact_projected_loss, plain_match_loss, projected_match_loss
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
 
     from perturbia.model.alignment._translation_batches import RowMatches
@@ -135,15 +135,14 @@ def train_translation(
         If loss or weights are no numbers any more.
     """
     train, valid = parts
-    if max_epochs is None:
-        max_epochs = int(np.clip(math.ceil(3000 / math.ceil(len(train) / batch_size)), 100, 1000))
+    max_epochs = default_epochs(len(train), batch_size) if max_epochs is None else max_epochs
     accelerator, devices, _ = parse_device_args(accelerator, devices, return_device="torch")
     callbacks = list(trainer_kwargs.pop("callbacks", None) or [])
     drawn = MatchDataset(X, Y, matches, train, None if loss == "projected_exact" else n_draws)
     loaders, best = [match_loader(drawn, batch_size, shuffle=True)], BestEpoch(network)
     if len(valid):
         loaders.append(match_loader(MatchDataset(X, Y, matches, valid, None), batch_size, shuffle=False))
-        callbacks += [*([EarlyStopping("validation_loss", patience=patience)] if early_stopping else []), best]
+        callbacks += stopping_callbacks(best, patience if early_stopping else None)
         trainer_kwargs.setdefault("check_val_every_n_epoch", 1)
     with quiet_third_parties(), torch.random.fork_rng():
         # neither is true here: a training without held-out cells is meant so, and we stop early on several devices too
@@ -161,6 +160,4 @@ def train_translation(
     if not (math.isfinite(final) and all(bool(torch.isfinite(one).all()) for one in network.parameters())):
         msg = f"lr: the training diverged with a learning rate of {lr}. Lower it, or pass gradient_clip_val=1.0."
         raise RuntimeError(msg)
-    history = getattr(trainer.logger, "history", None)
-    # the logger of all processes but the first has none
-    return {name: curve.astype(float) for name, curve in history.items()} if isinstance(history, dict) else {}
+    return {name: curve.astype(float) for name, curve in curves_of(trainer).items()}

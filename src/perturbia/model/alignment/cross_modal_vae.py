@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import EarlyStopping
-from scipy import sparse
 from scvi.model._utils import use_distributed_sampler
 from scvi.train import TrainRunner
 
 from perturbia import _keys
-from perturbia.errors import ModalityError, SplitError
+from perturbia.errors import ModalityError
 from perturbia.model.alignment._cell_matching import CellMatching
 from perturbia.model.alignment._cross_modal_module import CrossModalModule
-from perturbia.model.alignment._cross_modal_training import CrossModalTrainingPlan, PairedMinibatches, training_parts
-from perturbia.model.alignment._propensity_training import BestEpoch
-from perturbia.model.base._arguments import check_positive_integer
+from perturbia.model.alignment._cross_modal_training import CrossModalTrainingPlan, PairedMinibatches
+from perturbia.model.alignment._early_stopping import default_epochs, stopping_callbacks
+from perturbia.model.alignment._feature_rows import dense_rows
+from perturbia.model.alignment._labelled_cells import check_split_key, training_parts
+from perturbia.model.alignment._registration import ROLES
+from perturbia.model.base._arguments import check_positive_integer, check_train_size
+from perturbia.model.base._best_epoch import BestEpoch
 from perturbia.model.base._positions import read_positions
 from perturbia.model.base._third_party_notices import quiet_third_parties
 from perturbia.stats import group_means
@@ -35,10 +36,6 @@ if TYPE_CHECKING:
 __all__ = ["CrossModalVAE"]
 
 logger = logging.getLogger(__name__)
-
-_ROLES = ("source", "target")
-#: Steps of a training by default, and bounds on the epochs that they take.
-_N_STEPS, _EPOCHS = 3000, (100, 1000)
 
 
 class CrossModalVAE(CellMatching):
@@ -138,7 +135,7 @@ class CrossModalVAE(CellMatching):
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             self.module = self._module_cls(
-                {role: self._n_features(role) for role in _ROLES},
+                {role: self._n_features(role) for role in ROLES},
                 len(self.labels),
                 encoders={self._role(name): encoder for name, encoder in (encoders or {}).items()},
                 **options,
@@ -208,12 +205,10 @@ class CrossModalVAE(CellMatching):
         if not self.is_trained_:
             self._standardise(parts)
         if max_epochs is None:
-            n_batches = math.ceil(max(len(train) for train, _ in parts.values()) / batch_size)
-            max_epochs = int(np.clip(math.ceil(_N_STEPS / n_batches), *_EPOCHS))
+            max_epochs = default_epochs(max(len(train) for train, _ in parts.values()), batch_size)
         best = BestEpoch(self.module)
-        callbacks = [*(trainer_kwargs.pop("callbacks", None) or []), *([best] if cells.validates else [])]
-        if early_stopping and cells.validates:  # scvi-tools' own prints when it stops
-            callbacks.append(EarlyStopping("validation_loss", patience=patience))
+        stopping = stopping_callbacks(best, patience if early_stopping else None) if cells.validates else []
+        callbacks = [*(trainer_kwargs.pop("callbacks", None) or []), *stopping]
         with quiet_third_parties(), torch.random.fork_rng():
             # processes of a distributed training draw noise of their own
             torch.manual_seed(self.seed + int(os.environ.get("LOCAL_RANK", "0")))
@@ -237,10 +232,8 @@ class CrossModalVAE(CellMatching):
 
     def _parts(self, split_key: str | None, train_size: float) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Role → training and validation cells."""
-        obs = {role: self._modality(role).obs for role in _ROLES}
-        if split_key not in {None, _keys.OBS_SPLIT} and all(split_key not in one for one in obs.values()):
-            msg = f"split_key: expected a column of obs of a modality, got {split_key!r}. Pass None to draw cells."
-            raise SplitError(msg)
+        obs = {role: self._modality(role).obs for role in ROLES}
+        check_split_key(split_key, obs.values())
         return {
             role: training_parts(
                 obs[role],
@@ -250,7 +243,7 @@ class CrossModalVAE(CellMatching):
                 train_size=train_size,
                 rng=np.random.default_rng([self.seed, which]),
             )
-            for which, role in enumerate(_ROLES)
+            for which, role in enumerate(ROLES)
         }
 
     @torch.no_grad()
@@ -308,9 +301,7 @@ class CrossModalVAE(CellMatching):
         self.module.eval()
         means = []
         for start in range(0, X.shape[0], batch_size):
-            block = X[start : start + batch_size]
-            block = block.toarray() if sparse.issparse(block) else np.asarray(block)
-            x = torch.as_tensor(block.astype(np.float32, copy=False))
+            x = torch.as_tensor(dense_rows(X, slice(start, start + batch_size)))
             means.append(self.module.inference(x, role)["z"].cpu().numpy())
         return np.concatenate(means)
 
@@ -352,6 +343,4 @@ def _check_options(sizes: dict[str, int], weights: dict[str, float], dropout_rat
 def _check_training(counts: dict[str, int], train_size: float) -> None:
     for name, count in counts.items():
         check_positive_integer(name, count)
-    if not 0 < train_size <= 1:
-        msg = f"train_size: expected a share in (0, 1], got {train_size!r}."
-        raise ValueError(msg)
+    check_train_size(train_size)

@@ -10,11 +10,12 @@ import pandas as pd
 import torch
 
 from perturbia.errors import FeatureMismatch
-from perturbia.model.alignment._propensity_training import stratified_split
-from perturbia.model.alignment._translation_batches import RowMatches, column_moments, dense_rows
+from perturbia.model.alignment._feature_rows import column_moments, dense_rows
+from perturbia.model.alignment._labelled_cells import stratified_split
+from perturbia.model.alignment._translation_batches import RowMatches
 from perturbia.model.alignment._translation_network import TranslationNetwork
 from perturbia.model.alignment._translation_training import TranslationLoss, train_translation
-from perturbia.model.base._arguments import check_choice, check_positive_integer
+from perturbia.model.base._arguments import check_choice, check_positive_integer, check_train_size
 from perturbia.stats import Coupling
 from perturbia.stats._arrays import any_matrix
 
@@ -357,9 +358,7 @@ def _check_options(loss: str, n_draws: int, train_size: float, numbers: dict[str
     if loss == "projected" and n_draws == 1:
         msg = "n_draws: expected at least 2 for loss='projected', got 1. One draw is loss='plain'."
         raise ValueError(msg)
-    if not 0 < train_size <= 1:
-        msg = f"train_size: expected a share in (0, 1], got {train_size!r}."
-        raise ValueError(msg)
+    check_train_size(train_size)
     allowed = {"dropout_rate": "a share in [0, 1)", "lr": "a positive number", "weight_decay": "zero or more"}
     rate, lr, decay = numbers["dropout_rate"], numbers["lr"], numbers["weight_decay"]
     fine = {"dropout_rate": 0 <= rate < 1, "lr": 0 < lr < np.inf, "weight_decay": 0 <= decay < np.inf}

@@ -11,6 +11,7 @@ from perturbia import _keys
 from perturbia.model.alignment._aligner_training import DEFAULT_TRAINING, AlignerTraining
 from perturbia.model.alignment._alignment_diagnostics import batch_leakage, diagnose
 from perturbia.model.alignment._propensity_module import PropensityModule
+from perturbia.model.alignment._registration import ROLES
 from perturbia.model.base._arguments import check_positive_integer
 from perturbia.stats.log_ratios import ScoreKind, propensity_scores
 
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from torch import nn
 
 __all__ = ["PropensityAligner"]
-
-_ROLES = ("source", "target")
 
 
 class PropensityAligner(AlignerTraining):
@@ -110,7 +109,7 @@ class PropensityAligner(AlignerTraining):
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             self.module = self._module_cls(
-                {role: self._n_features(role) for role in _ROLES},
+                {role: self._n_features(role) for role in ROLES},
                 len(self.labels),
                 encoders=by_role,
                 n_folds=n_folds,

@@ -17,7 +17,7 @@ from scvi.model.base import UnsupervisedTrainingMixin
 
 from perturbia import _keys
 from perturbia.errors import SplitError, UnsupportedQuery
-from perturbia.model.base._arguments import check_choice, check_positive_integer
+from perturbia.model.base._arguments import check_choice, check_positive_integer, check_train_size
 from perturbia.model.base._minified import is_minified
 from perturbia.model.base._third_party_notices import quiet_third_parties
 from perturbia.model.base._training_plan import PerturbationTrainingPlan
@@ -282,9 +282,7 @@ class MechanismTraining(UnsupervisedTrainingMixin):
         marked = self._marked_splits(split_key)
         if marked is not None:
             return marked
-        if not 0 < train_size <= 1:
-            msg = f"train_size: expected a share in (0, 1], got {train_size}."
-            raise ValueError(msg)
+        check_train_size(train_size)
         n_obs = self.adata.n_obs
         order = np.random.default_rng(self.seed).permutation(n_obs)
         n_train = math.ceil(train_size * n_obs)
