@@ -104,7 +104,7 @@ def _register(options: DemoOptions) -> tuple[Screen, SAMSVAE]:
 
 
 def _describe(screen: Screen) -> str:
-    from perturbia.tl._design import design_of
+    from perturbia.perturbation._cell_design import design_of
 
     adata = screen.adata
     design = design_of(adata, perturbation_key=screen.perturbation_key, control=screen.control, sep="+")

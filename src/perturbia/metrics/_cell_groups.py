@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 
-from perturbia.stats._arrays import dense_matrix, group_codes
+from perturbia.stats._arrays import dense_matrix, group_codes, group_positions
 
 
 class CellGroups:
@@ -62,18 +63,18 @@ class CellGroups:
     @cached_property
     def source_members(self) -> list[np.ndarray]:
         """Positions of the source cells of every group, ascending."""
-        return _members(self.source, len(self.names))
+        return group_positions(self.source, len(self.names))
 
     @cached_property
     def target_members(self) -> list[np.ndarray]:
         """Positions of the target cells of every group, ascending."""
-        return _members(self.target, len(self.names))
+        return group_positions(self.target, len(self.names))
 
 
-def _members(codes: np.ndarray, n_groups: int) -> list[np.ndarray]:
-    order = np.argsort(codes, kind="stable")
-    bounds = np.searchsorted(codes[order], np.arange(n_groups + 1))
-    return [order[start:stop] for start, stop in zip(bounds[:-1], bounds[1:], strict=True)]
+def one_hot(codes: np.ndarray, n_labels: int) -> sp.csr_array:
+    """Which cell has which label, (n_cells, n_labels)."""
+    cells = np.arange(len(codes))
+    return sp.csr_array((np.ones(len(codes)), (cells, codes)), shape=(len(codes), n_labels))
 
 
 def shared_codes(

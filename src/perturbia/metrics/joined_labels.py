@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
 
-from perturbia.metrics._cell_groups import shared_codes
+from perturbia.metrics._cell_groups import one_hot, shared_codes
 from perturbia.metrics._coupling_tiles import as_tiles
 
 if TYPE_CHECKING:
@@ -87,9 +86,9 @@ def label_confusion(
     """
     plan = as_tiles(coupling, source_groups, target_groups)
     names, source, target = shared_codes(source_labels, target_labels, *plan.shape, ("source_labels", "target_labels"))
-    expected = plan.expectation(_one_hot(target, len(names)))
+    expected = plan.expectation(one_hot(target, len(names)))
     matched = ~np.isnan(expected[:, 0])
-    members = _one_hot(source[matched], len(names)).T
+    members = one_hot(source[matched], len(names)).T
     groups = plan.groups
     in_group = groups.target >= 0
     available = np.zeros((len(groups.names), len(names)))
@@ -101,11 +100,6 @@ def label_confusion(
         _table(members @ expected[matched] / n_matched, names, source, target),
         _table(members @ available[groups.source[matched]] / n_matched, names, source, target),
     )
-
-
-def _one_hot(codes: np.ndarray, n_labels: int) -> sp.csr_array:
-    cells = np.arange(len(codes))
-    return sp.csr_array((np.ones(len(codes)), (cells, codes)), shape=(len(codes), n_labels))
 
 
 def _table(mass: np.ndarray, names: np.ndarray, source: np.ndarray, target: np.ndarray) -> pd.DataFrame:

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
 
-from perturbia.metrics._cell_groups import shared_codes
+from perturbia.metrics._cell_groups import one_hot, shared_codes
 from perturbia.metrics._coupling_tiles import as_tiles
 from perturbia.metrics.matching_scores import MatchingScores, count_table
 
@@ -48,7 +47,7 @@ def _group_scores(share: np.ndarray, labels: np.ndarray, available: np.ndarray) 
     own = np.arange(n_cells)
     first = share >= share.max(axis=1, keepdims=True) - _TIE
     vote = first / first.sum(axis=1, keepdims=True)
-    truth = sp.csr_array((np.ones(n_cells), (labels, own)), shape=(n_labels, n_cells))
+    truth = one_hot(labels, n_labels).T
     return (
         float(share[own, labels].mean()),
         float(vote[own, labels].mean()),
@@ -124,8 +123,7 @@ def matched_label_accuracy(
     plan = as_tiles(coupling, source_groups, target_groups)
     found, source, target = shared_codes(source_labels, target_labels, *plan.shape, ("source_labels", "target_labels"))
     n_labels = len(found)
-    one_hot = sp.csr_array((np.ones(len(target)), (np.arange(len(target)), target)), shape=(len(target), n_labels))
-    share = plan.expectation(one_hot)
+    share = plan.expectation(one_hot(target, n_labels))
     matched = ~np.isnan(share[:, 0])
     groups = plan.groups
     table = count_table(groups, np.bincount(groups.source[matched], minlength=len(groups.names)))

@@ -10,7 +10,7 @@ from torch import nn
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["perceptron"]
+__all__ = ["normalized_perceptron", "perceptron"]
 
 
 def perceptron(n_input: int, *, n_hidden: int, n_layers: int, n_cat_list: Sequence[int], n_cont: int) -> FCLayers:
@@ -25,4 +25,17 @@ def perceptron(n_input: int, *, n_hidden: int, n_layers: int, n_cat_list: Sequen
         dropout_rate=0.0,
         use_batch_norm=False,
         activation_fn=nn.LeakyReLU,
+    )
+
+
+def normalized_perceptron(n_input: int, *, n_hidden: int, n_layers: int, dropout_rate: float = 0.0) -> FCLayers:
+    """Layers with layer normalisation, which ties no cell to the others of its batch, and without covariates."""
+    return FCLayers(
+        n_in=n_input,
+        n_out=n_hidden,
+        n_layers=n_layers,
+        n_hidden=n_hidden,
+        dropout_rate=dropout_rate,
+        use_batch_norm=False,
+        use_layer_norm=True,
     )

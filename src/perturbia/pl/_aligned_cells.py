@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from perturbia import _keys
-from perturbia.errors import LabelError, nearest_names, shorten
-from perturbia.model.alignment._modalities import read_features
+from perturbia.errors import nearest_names
+from perturbia.model.alignment._modalities import dense, obs_column, read_features
 from perturbia.pl._style import PALETTE
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from perturbia.model.alignment.coupling_storage import StoredCoupling
 
-__all__ = ["SOURCE", "TARGET", "column_of", "coordinates", "members_of", "principal_axes"]
+__all__ = ["SOURCE", "TARGET", "column_of", "coordinates", "members_of"]
 
 #: Colour and marker of each modality, wherever both are drawn in one panel.
 SOURCE: dict[str, Any] = {"color": PALETTE[0], "marker": "o"}
@@ -46,13 +46,10 @@ def column_of(stored: StoredCoupling, key: str, *, argument: str) -> tuple[pd.Se
     LabelError
         If a modality lacks it.
     """
-    for adata, name in ((stored.source, stored.source_name), (stored.target, stored.target_name)):
-        if key not in adata.obs:
-            msg = (
-                f"{argument}: expected a column of obs of {name!r}, got {key!r}; they are {shorten(adata.obs.columns)}."
-            )
-            raise LabelError(msg)
-    return stored.source.obs[key], stored.target.obs[key]
+    return (
+        obs_column(stored.source, key, modality=stored.source_name, argument=argument),
+        obs_column(stored.target, key, modality=stored.target_name, argument=argument),
+    )
 
 
 def members_of(stored: StoredCoupling, perturbation: str) -> tuple[np.ndarray, np.ndarray]:
@@ -127,33 +124,7 @@ def coordinates(
         msg = f"use_rep: expected a key of obsm for each of {list(names)}, got {dict(use_rep)!r}."
         raise ValueError(msg)
     source, target = (
-        _dense(read_features(adata, use_rep=None if key == "X" else key, layer=None, modality=name))
+        dense(read_features(adata, use_rep=None if key == "X" else key, layer=None, modality=name)).astype(np.float64)
         for adata, key, name in zip((stored.source, stored.target), keys, names, strict=True)
     )
     return source, target, (keys[0], keys[1])
-
-
-def principal_axes(points: np.ndarray, n_axes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Coordinates on the first principal axes, and their shares of the variance.
-
-    Parameters
-    ----------
-    points
-        `(n_cells, n_features)`.
-    n_axes
-        How many; fewer where there are fewer features.
-
-    Returns
-    -------
-    `(n_cells, n_axes)` and `(n_axes,)`.
-    """
-    centred = points - points.mean(axis=0)
-    variances, axes = np.linalg.eigh(centred.T @ centred)
-    first, shares = axes[:, ::-1][:, :n_axes], variances[::-1][:n_axes] / max(variances.sum(), np.finfo(float).tiny)
-    # the sign of an axis is free: the same data should look the same on every machine
-    largest = first[np.abs(first).argmax(axis=0), np.arange(first.shape[1])]
-    return centred @ (first * np.where(largest < 0, -1, 1)), shares
-
-
-def _dense(values: Any) -> np.ndarray:
-    return np.asarray(values.toarray() if hasattr(values, "toarray") else values, dtype=np.float64)

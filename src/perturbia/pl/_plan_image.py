@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 import scipy.sparse as sp
 
-from perturbia.errors import LabelError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-__all__ = ["PlanImage", "partners_of", "plan_image"]
+__all__ = ["PlanImage", "plan_image"]
 
 #: Rows and columns of an image; more could not be told apart at the size of a figure in a notebook.
 _PIXELS = 160
@@ -79,33 +72,3 @@ def _averages(n_cells: int) -> sp.csr_matrix:
     pixel = np.arange(n_cells) * n // n_cells
     width = np.bincount(pixel)
     return sp.csr_matrix((1.0 / width[pixel], (pixel, np.arange(n_cells))), shape=(n, n_cells))
-
-
-def partners_of(columns: Sequence[pd.Series], *, key: str, names: tuple[str, str]) -> np.ndarray:
-    """Position of the true partner of each source cell among target cells.
-
-    Parameters
-    ----------
-    columns
-        What is the same for partners, of source and of target cells.
-    key
-        The name of these columns.
-    names
-        Names of the modalities.
-
-    Returns
-    -------
-    int64, shape (n_source,); -1 for none.
-
-    Raises
-    ------
-    LabelError
-        If a value occurs twice in a modality.
-    """
-    for column, name in zip(columns, names, strict=True):
-        if column.dropna().duplicated().any():
-            msg = f"pairs: expected values of obs[{key!r}] that are unique among cells of {name!r}, got duplicates."
-            raise LabelError(msg)
-    source, target = (column.astype(object).reset_index(drop=True) for column in columns)
-    position = pd.Series(target.index, index=target)[target.notna().to_numpy()]
-    return source.map(position).fillna(-1).to_numpy(dtype=np.int64)

@@ -8,10 +8,12 @@ import numpy as np
 import pandas as pd
 
 from perturbia.metrics import coupling_trace, label_confusion
+from perturbia.model.alignment._modalities import true_partners
 from perturbia.model.alignment.coupling_storage import read_coupling
-from perturbia.pl._aligned_cells import column_of, coordinates, members_of, principal_axes
-from perturbia.pl._plan_image import partners_of, plan_image
+from perturbia.pl._aligned_cells import column_of, coordinates, members_of
+from perturbia.pl._plan_image import plan_image
 from perturbia.pl._style import ACCENT, FAINT, INK, MUTED, new_axes
+from perturbia.stats import principal_axes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -142,8 +144,9 @@ def _draw_plan(
         own = [
             one.iloc[at] for one, at in zip(column_of(stored, pairs, argument="pairs"), (rows, columns), strict=True)
         ]
-        partners = partners_of(own, key=pairs, names=names)
-    axis = principal_axes(coordinates(stored, use_rep)[1][columns], 1)[0][:, 0]
+        partners = true_partners(*own, key=pairs, names=names, distinct=True)
+    cells = coordinates(stored, use_rep)[1][columns]
+    axis = principal_axes(cells, 1).coordinates(cells)[:, 0]
     codes, known = _label_codes(labels) if labels is not None else (None, [])
     image = plan_image(plan, axis, partners=partners, labels=codes)
     ax = new_axes(ax, size=(4.9, 4.0))

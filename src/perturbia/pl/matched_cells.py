@@ -8,9 +8,10 @@ import numpy as np
 
 from perturbia.errors import LabelError, shorten
 from perturbia.model.alignment.coupling_storage import read_coupling
-from perturbia.pl._aligned_cells import SOURCE, TARGET, coordinates, principal_axes
+from perturbia.pl._aligned_cells import SOURCE, TARGET, coordinates
 from perturbia.pl._cell_groups import groups_to_colour, legend_beside, panel, point_size
 from perturbia.pl._style import FAINT, INK, MUTED, colours_of, new_axes
+from perturbia.stats import principal_axes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -155,7 +156,8 @@ def _plane(stored: StoredCoupling, use_rep: str | Mapping[str, str] | None) -> t
     name = name.upper() if name in {"umap", "pca", "tsne", "psa"} else name
     if both.shape[1] == 2:
         return both, [f"{name} 1", f"{name} 2"]
-    points, shares = principal_axes(both, 2)
+    found = principal_axes(both, 2)
+    points, shares = found.coordinates(both), found.shares
     return points, [f"{name} PC {i + 1} ({100 * share:.0f} %)" for i, share in enumerate(shares)]
 
 

@@ -12,6 +12,7 @@ from perturbia import _keys
 from perturbia.errors import shorten
 from perturbia.pl._cell_groups import groups_to_colour, legend_beside, panel, point_size
 from perturbia.pl._style import FAINT, INK, MUTED, colours_of
+from perturbia.stats import principal_axes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -197,13 +198,8 @@ def _plane(
         # one latent has no second axis: points are spread so that they can be seen
         spread = np.random.default_rng(seed).uniform(size=len(space))
         return np.column_stack([space[:, 0], spread]), [f"{name} latent 0", "spread at random"]
-    centred = space - space[fitted].mean(axis=0)
-    covariance = centred[fitted].T @ centred[fitted]
-    variances, axes = np.linalg.eigh(covariance)
-    first, share = axes[:, ::-1][:, :2], variances[::-1][:2] / max(variances.sum(), np.finfo(float).tiny)
-    # the sign of a component is free: the same data should look the same on every machine
-    first = first * np.where(first[np.abs(first).argmax(axis=0), [0, 1]] < 0, -1, 1)
-    return centred @ first, [f"{name} PC {i + 1} ({_percent(part)})" for i, part in enumerate(share)]
+    found = principal_axes(space[fitted], 2)
+    return found.coordinates(space), [f"{name} PC {i + 1} ({_percent(part)})" for i, part in enumerate(found.shares)]
 
 
 def _percent(share: float) -> str:

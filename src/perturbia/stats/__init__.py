@@ -39,5 +39,6 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "spatial_median": ["geometric_median"],
         "split_half": ["SplitHalfReliability", "half_split", "spearman_brown", "split_half_correlation"],
         "transport_distance": ["sliced_wasserstein", "wasserstein2"],
+        "variance_axes": ["PrincipalAxes", "principal_axes"],
     },
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -129,6 +130,13 @@ def group_codes(
     lookup = np.full(len(found), -1)
     lookup[position] = np.arange(len(position))
     return wanted, lookup[codes]
+
+
+def group_positions(codes: np.ndarray, n_groups: int) -> list[np.ndarray]:
+    """Positions of the rows of every group, ascending; rows of code -1 are in none."""
+    order = np.argsort(codes, kind="stable")
+    cuts = np.searchsorted(codes[order], np.arange(n_groups + 1))
+    return [order[start:stop] for start, stop in pairwise(cuts)]
 
 
 def position_of(groups: np.ndarray, label: Any, name: str) -> int:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from perturbia.stats._arrays import group_codes
+from perturbia.stats._arrays import group_codes, group_positions
 from perturbia.stats._coupling_plans import Part, SparsePlan, UniformPlan, random_matches, truncated
 
 if TYPE_CHECKING:
@@ -231,11 +230,10 @@ def blocks_of_matrix(held: sp.csr_matrix, source_groups: Any, target_groups: Any
         raise ValueError(msg)
     sides = [_places(codes, len(names)), _places(position, len(names))]
     local = [side[1] for side in sides]
-    order = np.argsort(codes[entries.row], kind="stable")
-    cuts = np.searchsorted(codes[entries.row][order], np.arange(len(names) + 1))
     blocks = []
-    for code in np.flatnonzero(np.diff(cuts)):
-        some = order[cuts[code] : cuts[code + 1]]
+    for code, some in enumerate(group_positions(codes[entries.row], len(names))):
+        if not len(some):
+            continue
         rows, columns = sides[0][0][code], sides[1][0][code]
         where = (local[0][entries.row[some]], local[1][entries.col[some]])
         joint = sp.csr_matrix((entries.data[some], where), shape=(len(rows), len(columns)))
@@ -245,8 +243,8 @@ def blocks_of_matrix(held: sp.csr_matrix, source_groups: Any, target_groups: Any
 
 def _places(codes: np.ndarray, n_groups: int) -> tuple[list[np.ndarray], np.ndarray]:
     """Positions of the cells of every group, and the place of every cell in its group."""
-    order = np.argsort(codes, kind="stable")
-    cuts = np.searchsorted(codes[order], np.arange(n_groups + 1))
-    place = np.empty(len(codes), dtype=np.int64)
-    place[order] = np.arange(len(codes)) - cuts[np.maximum(codes[order], 0)]
-    return [order[start:stop] for start, stop in pairwise(cuts)], place
+    members = group_positions(codes, n_groups)
+    place = np.zeros(len(codes), dtype=np.int64)
+    for cells in members:
+        place[cells] = np.arange(len(cells))
+    return members, place

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from perturbia.stats._coupling_plans import Part
+from perturbia.stats.variance_axes import principal_axes
 
 if TYPE_CHECKING:
     from perturbia.stats._coupling_plans import Plan
@@ -92,10 +93,7 @@ def _some(points: np.ndarray) -> np.ndarray:
 
 
 def _principal_axis(points: np.ndarray) -> np.ndarray:
-    if not points.shape[1]:
-        return np.zeros(0)
-    centred = (points - points.mean(0)).astype(np.float64)
-    return np.linalg.eigh(centred.T @ centred)[1][:, -1]
+    return principal_axes(points, 1).axes[:, 0] if points.shape[1] else np.zeros(0)
 
 
 def _halve(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 
 from perturbia.errors import ConvergenceWarning, shorten
-from perturbia.stats._arrays import any_matrix
+from perturbia.stats._arrays import any_matrix, group_positions
 from perturbia.stats._block_solvers import SOLVERS, Aligner, MatchingOptions
 from perturbia.stats._coupling_blocks import CouplingBlock, label_array
 from perturbia.stats.coupling import Coupling
@@ -222,10 +222,8 @@ def paired_groups(
             msg = f"{name}: expected one label a cell, shape ({n},), got shape {values.shape}."
             raise ValueError(msg)
         codes, names = pd.factorize(values)
-        order = np.argsort(codes, kind="stable")
-        cuts = np.searchsorted(codes[order], np.arange(len(names) + 1))
         plain = names.tolist() if np.asarray(names).dtype.kind in "biufU" else names
-        sides.append({one: order[cuts[k] : cuts[k + 1]] for k, one in enumerate(plain)})
+        sides.append(dict(zip(plain, group_positions(codes, len(names)), strict=True)))
     common = [name for name in sides[0] if name in sides[1]]
     if not common:
         shown = [shorten(_in_order(list(side)), limit=3) or "none" for side in sides]

@@ -11,7 +11,7 @@ import pandas as pd
 
 from perturbia.errors import LabelError, shorten
 from perturbia.perturbation import Design, design_from_labels, dosage_labels, unique_dosages
-from perturbia.tl._design import design_of
+from perturbia.perturbation._cell_design import design_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
-from perturbia.errors import LabelError, ModalityError, shorten
+from perturbia.errors import ModalityError, shorten
 from perturbia.metrics import alignment
-from perturbia.model.alignment._modalities import check_mudata, read_features
+from perturbia.model.alignment._modalities import check_mudata, dense, obs_column, read_features, true_partners
 from perturbia.model.alignment.coupling_storage import read_coupling
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import pandas as pd
     from anndata import AnnData
     from mudata import MuData
 
@@ -81,10 +81,14 @@ def evaluate_alignment(
     first, second = modalities
     given: dict[str, Any] = {"source_groups": groups[0], "target_groups": groups[1]} if groups else {}
     if pairs is not None:
-        given["pairs"] = _partners(first, second, pairs, names)
+        columns = (
+            obs_column(adata, pairs, modality=name, argument="pairs")
+            for adata, name in zip(modalities, names, strict=True)
+        )
+        given["pairs"] = true_partners(*columns, key=pairs, names=names)
     if labels is not None:
         given |= {
-            f"{role}_labels": _column(adata, labels, name, "labels").astype(str).to_numpy()
+            f"{role}_labels": obs_column(adata, labels, modality=name, argument="labels").astype(str).to_numpy()
             for role, adata, name in zip(("source", "target"), modalities, names, strict=True)
         }
     if use_rep is not None:
@@ -92,9 +96,9 @@ def evaluate_alignment(
         if not {names[1]} <= set(reps) <= set(names):
             msg = f"use_rep: expected a key of obsm for {names[1]!r}, and maybe for {names[0]!r}, got {reps!r}."
             raise ValueError(msg)
-        given["x_target"] = _dense(read_features(second, use_rep=reps[names[1]], layer=None, modality=names[1]))
+        given["x_target"] = dense(read_features(second, use_rep=reps[names[1]], layer=None, modality=names[1]))
         if names[0] in reps:
-            given["x_source"] = _dense(read_features(first, use_rep=reps[names[0]], layer=None, modality=names[0]))
+            given["x_source"] = dense(read_features(first, use_rep=reps[names[0]], layer=None, modality=names[0]))
     return alignment(held, distribution=distribution, **given)
 
 
@@ -120,31 +124,3 @@ def _read(
         )
         raise ValueError(msg)
     return names, (mdata.mod[names[0]], mdata.mod[names[1]]), coupling, None
-
-
-def _column(adata: AnnData, key: str, modality: str, argument: str) -> pd.Series:
-    if key not in adata.obs:
-        msg = (
-            f"{argument}: expected a column of obs of {modality!r}, got {key!r}; they are {shorten(adata.obs.columns)}."
-        )
-        raise LabelError(msg)
-    return adata.obs[key]
-
-
-def _partners(source: AnnData, target: AnnData, key: str, names: tuple[str, str]) -> np.ndarray:
-    """Position of the true partner of each source cell, -1 for none."""
-    first, second = (_column(adata, key, name, "pairs") for adata, name in zip((source, target), names, strict=True))
-    known = second.notna().to_numpy()
-    index = pd.Index(second[known].astype(str))
-    if not index.is_unique:
-        msg = f"pairs: expected values of obs[{key!r}] that are unique among cells of {names[1]!r}, got duplicates."
-        raise LabelError(msg)
-    position = index.get_indexer(first.astype(str))
-    found = np.flatnonzero(known)
-    partners = np.where(position >= 0, found[np.maximum(position, 0)] if len(found) else -1, -1)
-    partners[first.isna().to_numpy()] = -1
-    return partners
-
-
-def _dense(values: Any) -> np.ndarray:
-    return values.toarray() if hasattr(values, "toarray") else np.asarray(values)

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-from scipy import sparse
-
-from perturbia.model.alignment._cell_matching import cost_between, write_match_statistics
-from perturbia.model.alignment._modalities import check_mudata, read_features, two_modalities
+from perturbia.model.alignment._modalities import check_mudata, dense, read_features, two_modalities
 from perturbia.model.alignment._shared_labels import shared_labels
 from perturbia.model.alignment.coupling_storage import write_coupling
 from perturbia.stats.block_matching import couple
@@ -126,7 +122,7 @@ def align(
     labels = shared_labels(chosen, perturbation_key, control=control, sep=sep, min_cells=min_cells)
     reps = _reps(use_rep, names)
     points = {
-        role: _dense(read_features(chosen[name], use_rep=reps[role], layer=None, modality=name))
+        role: dense(read_features(chosen[name], use_rep=reps[role], layer=None, modality=name))
         for role, name in names.items()
     }
     coupling = couple(
@@ -150,19 +146,19 @@ def align(
         progress=progress,
     )
     if mdata is not None and key_added is not None:
-        statistics = coupling.statistics(cost_between(points, cost) if method != "gw" else None)
         write_coupling(
             mdata,
             coupling,
-            (names["source"], names["target"]),
+            names,
             key_added,
+            points=points,
+            cost=cost,
             keep=keep,
             about={"use_rep": {role: rep or "X" for role, rep in reps.items()}},
             perturbation_key=perturbation_key,
             control=control,
             sep=sep,
         )
-        write_match_statistics((chosen[names["source"]], chosen[names["target"]]), statistics, key_added)
     return coupling
 
 
@@ -189,8 +185,3 @@ def _reps(use_rep: str | Mapping[str, str | None] | None, names: Mapping[str, st
         msg = f"use_rep: expected a key of obsm for each of {list(names.values())}, got {dict(use_rep)!r}."
         raise ValueError(msg)
     return {role: use_rep[name] for role, name in names.items()}
-
-
-def _dense(values: Any) -> np.ndarray:
-    dense = values.toarray() if sparse.issparse(values) else np.asarray(values)
-    return dense if dense.dtype in (np.float32, np.float64) else dense.astype(np.float64)

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 
 from perturbia.errors import LabelError, shorten
+from perturbia.perturbation._cell_design import design_of
+from perturbia.perturbation._representation import read_representation
 from perturbia.stats import energy_test
-from perturbia.tl._design import design_of
-from perturbia.tl._representation import read_representation
 from perturbia.tl._seed import check_seed
 
 if TYPE_CHECKING:

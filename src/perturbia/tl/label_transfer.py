@@ -10,7 +10,7 @@ import scipy.sparse as sp
 
 from perturbia import _keys
 from perturbia.errors import LabelError, shorten
-from perturbia.model.alignment._modalities import check_mudata
+from perturbia.model.alignment._modalities import check_mudata, obs_column
 from perturbia.model.alignment.coupling_storage import read_coupling
 
 if TYPE_CHECKING:
@@ -71,9 +71,7 @@ def transfer_labels(
     """
     check_mudata(mdata)
     stored = read_coupling(mdata, coupling, source=source, target=target)
-    if key not in stored.source.obs:
-        msg = f"key: expected a column of obs of {stored.source_name!r}, got {key!r}; they are {shorten(stored.source.obs)}."
-        raise LabelError(msg)
+    given = obs_column(stored.source, key, modality=stored.source_name, argument="key")
     key_added = key_added or key
     columns = (key_added, key_added + _keys.SUFFIX_PROBABILITY)
     taken = [name for name in columns if name in stored.target.obs]
@@ -83,7 +81,7 @@ def transfer_labels(
             "another name."
         )
         raise LabelError(msg)
-    labels = pd.Categorical(stored.source.obs[key]).remove_unused_categories()
+    labels = pd.Categorical(given).remove_unused_categories()
     if len(labels.categories) == 0:
         msg = f"key: expected labels in obs[{key!r}] of {stored.source_name!r}, got none but missing ones."
         raise LabelError(msg)

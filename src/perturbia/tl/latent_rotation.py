@@ -9,10 +9,10 @@ from scipy import sparse
 
 from perturbia.errors import FeatureMismatch, LabelError, UnsupportedQuery
 from perturbia.perturbation import design_from_labels
+from perturbia.perturbation._cell_design import design_of
+from perturbia.perturbation._representation import read_representation
 from perturbia.stats import geometric_median
 from perturbia.stats import sparse_rotation as rotation_of
-from perturbia.tl._design import design_of
-from perturbia.tl._representation import read_representation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -16,8 +16,8 @@ from perturbia.model.base._positions import read_positions
 from perturbia.model.base._result import stamp
 from perturbia.model.baseline._training_effects import measure_effects
 from perturbia.perturbation import dosage_labels, unique_dosages
+from perturbia.perturbation._cell_design import design_of
 from perturbia.stats import log1p_cp10k
-from perturbia.tl._design import design_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,6 +11,7 @@ import pandas as pd
 from perturbia import _keys
 from perturbia.model.alignment._modalities import check_mudata
 from perturbia.model.alignment.coupling_storage import read_coupling
+from perturbia.stats._row_draws import RowDraws
 
 if TYPE_CHECKING:
     from mudata import MuData
@@ -75,19 +76,10 @@ def sample_pairs(
         msg = f"n_draws: expected a positive number, got {n_draws!r}."
         raise ValueError(msg)
     stored = read_coupling(mdata, coupling, source=source, target=target)
-    conditional = stored.conditional()
-    counts = np.diff(conditional.indptr)
-    (matched,) = np.nonzero(counts > 0)
-    uniform = np.random.default_rng(seed).random((conditional.shape[0], n_draws))[matched]
-    # one search for all rows: the r-th matched row covers the interval from r to r + 1
-    before = np.repeat(
-        np.cumsum(conditional.data)[conditional.indptr[matched]] - conditional.data[conditional.indptr[matched]],
-        counts[matched],
-    )
-    ladder = np.cumsum(conditional.data) - before + np.repeat(np.arange(len(matched)), counts[matched])
-    found = np.searchsorted(ladder, uniform + np.arange(len(matched))[:, None], side="right")
-    found = np.clip(found, conditional.indptr[matched][:, None], conditional.indptr[matched + 1][:, None] - 1)
-    rows, columns = np.repeat(matched, n_draws), conditional.indices[found].ravel().astype(np.int64)
+    draws = RowDraws(stored.matrix)
+    uniform = np.random.default_rng(seed).random((stored.source.n_obs, n_draws))
+    rows = np.repeat(draws.matched, n_draws)
+    columns = draws.columns(draws.matched, uniform[draws.matched]).ravel()
     table = pd.DataFrame(
         {
             "source": stored.source.obs_names[rows],

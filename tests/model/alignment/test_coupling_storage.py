@@ -174,14 +174,16 @@ def test_a_modality_that_was_changed_is_refused_before_anything_is_written(align
     del mdata.obsp["coupling"], mdata.uns["coupling"]
     mdata["source"].obs_names = "new_" + mdata["source"].obs_names
     options = {"keep": (0.99, 100), "about": {}, "perturbation_key": "perturbation", "control": None, "sep": "+"}
+    options |= {"points": {role: np.zeros((mdata[role].n_obs, 1)) for role in ROLES}, "cost": "sqeuclidean"}
+    names = {role: role for role in ROLES}
     with pytest.raises(ValueError, match=r"100 that are not there.*mdata.update\(\)"):
-        write_coupling(mdata, coupling, ROLES, "coupling", **options)
+        write_coupling(mdata, coupling, names, "coupling", **options)
     assert not len(mdata.obsp)
     assert "coupling" not in mdata.uns
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         mdata.update()
-    write_coupling(mdata, coupling, ROLES, "coupling", **options)
+    write_coupling(mdata, coupling, names, "coupling", **options)
     assert read_coupling(mdata, "coupling").matrix.sum() == pytest.approx(1, abs=1e-5)
 
 

@@ -6,22 +6,19 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from perturbia import _keys
 from perturbia.errors import NotTrainedError
 from perturbia.model.alignment._modalities import read_features
 from perturbia.model.alignment._registration import RegisteredAligner
 from perturbia.model.alignment.coupling_storage import write_coupling
-from perturbia.stats import couple
+from perturbia.stats import couple, group_means, principal_axes
 
 if TYPE_CHECKING:
-    from anndata import AnnData
-
     from perturbia.model.alignment.feature_translator import FeatureTranslator
     from perturbia.stats.block_matching import Aligner
-    from perturbia.stats.coupling import Coupling, MatchStatistics
+    from perturbia.stats.coupling import Coupling
     from perturbia.stats.transport_cost import Cost
 
-__all__ = ["CellMatching", "cost_between", "write_match_statistics"]
+__all__ = ["CellMatching"]
 
 #: The published settings: Euclidean cost of raw logits and an absolute epsilon.
 PAPER = {"kind": "logits", "cost": "euclidean", "scale_cost": None, "epsilon": 0.05, "centre": False}
@@ -217,79 +214,31 @@ class CellMatching(RegisteredAligner):
                 "use_rep": dict.fromkeys(scores, self._obsm_key),
                 **{f"score_{name}": one for name, one in score_options.items() if isinstance(one, str | int | float)},
             }
-            roles = self.modalities
-            modalities = (self.adata.mod[roles["source"]], self.adata.mod[roles["target"]])
-            statistics = coupling.statistics(cost_between(points, cost or "sqeuclidean") if method != "gw" else None)
             write_coupling(
                 self.adata,
                 coupling,
-                (roles["source"], roles["target"]),
+                self.modalities,
                 key_added,
+                points=points,
+                cost=cost or "sqeuclidean",
                 keep=keep,
                 about=about,
                 **{name: self._setup_argument(name) for name in ("perturbation_key", "control", "sep")},
             )
-            write_match_statistics(modalities, statistics, key_added)
-            for adata, role in zip(modalities, ("source", "target"), strict=True):
-                adata.obsm[self._obsm_key] = scores[role].astype(np.float32)
+            for role, name in self.modalities.items():
+                self.adata.mod[name].obsm[self._obsm_key] = scores[role].astype(np.float32)
         return coupling
-
-
-def write_match_statistics(modalities: tuple[AnnData, AnnData], statistics: MatchStatistics, key: str) -> None:
-    """Write certainty and cost of matches to the source, hubness to the target modality.
-
-    Parameters
-    ----------
-    modalities
-        Source and target.
-    statistics
-        What to write.
-    key
-        Key of the alignment, which the columns of `obs` start with.
-    """
-    source, target = modalities
-    source.obs[key + _keys.SUFFIX_N_EFFECTIVE] = statistics.n_effective
-    source.obs[key + _keys.SUFFIX_COST] = statistics.cost
-    target.obs[key + _keys.SUFFIX_HUBNESS] = statistics.hubness
-
-
-def cost_between(points: dict[str, np.ndarray], cost: Cost) -> Any:
-    """Function of positions that gives the costs between source and target cells.
-
-    Parameters
-    ----------
-    points
-        Role → coordinates.
-    cost
-        The cost.
-
-    Returns
-    -------
-    What :meth:`~perturbia.stats.Coupling.statistics` takes.
-    """
-    from perturbia.stats.transport_cost import PairCost
-
-    def between(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        return PairCost(points["source"][rows], points["target"][columns], cost).tile(slice(None)).numpy()
-
-    return between
 
 
 def _balanced_mean(points: np.ndarray, codes: np.ndarray) -> np.ndarray:
     """Mean over perturbations of their means."""
     used = codes >= 0
-    counts = np.bincount(codes[used])
-    present = counts > 0
-    sums = np.zeros((len(counts), points.shape[1]))
-    np.add.at(sums, codes[used], points[used])
-    return (sums[present] / counts[present, None]).mean(0).astype(points.dtype)
+    return group_means(points[used], codes[used], with_variance=False).mean.mean(0).astype(points.dtype)
 
 
 def _joint_axes(
     points: dict[str, np.ndarray], codes: dict[str, np.ndarray], n_components: int
 ) -> dict[str, np.ndarray]:
     """Coordinates on the principal axes of both modalities together."""
-    stacked = np.concatenate([points[role][codes[role] >= 0] for role in points]).astype(np.float64)
-    centre = stacked.mean(0)
-    axes = np.linalg.eigh((stacked - centre).T @ (stacked - centre))[1][:, : -n_components - 1 : -1]
-    return {role: ((values - centre) @ axes).astype(np.float32) for role, values in points.items()}
+    joint = principal_axes(np.concatenate([points[role][codes[role] >= 0] for role in points]), n_components)
+    return {role: joint.coordinates(values).astype(np.float32) for role, values in points.items()}

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import torch
 from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
-from scvi.nn import FCLayers
 from torch import nn
 from torch.distributions import Normal, kl_divergence
 from torch.nn import functional as F
 
 from perturbia.model.alignment._propensity_module import encoder_width
+from perturbia.nn._perceptron import normalized_perceptron
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -76,11 +76,16 @@ class ModalityVAE(nn.Module):
         super().__init__()
         self.register_buffer("mean", torch.zeros(n_input))
         self.register_buffer("scale", torch.ones(n_input))
-        self.encoder = _perceptron(n_input, n_hidden, n_layers, dropout_rate) if encoder is None else deepcopy(encoder)
+        widths: dict[str, int] = {"n_hidden": n_hidden, "n_layers": n_layers}
+        self.encoder: nn.Module = (
+            normalized_perceptron(n_input, dropout_rate=dropout_rate, **widths)
+            if encoder is None
+            else deepcopy(encoder)
+        )
         width = n_hidden if encoder is None else encoder_width(self.encoder, n_input)
         self.mean_head = nn.Linear(width, n_latent)
         self.log_variance_head = nn.Linear(width, n_latent)
-        self.decoder = _perceptron(n_latent, n_hidden, n_layers)
+        self.decoder = normalized_perceptron(n_latent, **widths)
         self.output_head = nn.Linear(n_hidden, n_input)
 
     def standardise(self, x: torch.Tensor) -> torch.Tensor:
@@ -182,7 +187,9 @@ class CrossModalModule(BaseModuleClass):
             }
         )
         self.label_head = nn.Linear(n_latent, n_labels)
-        self.discriminator = nn.Sequential(_perceptron(n_latent, n_hidden, n_layers), nn.Linear(n_hidden, 1))
+        self.discriminator = nn.Sequential(
+            normalized_perceptron(n_latent, n_hidden=n_hidden, n_layers=n_layers), nn.Linear(n_hidden, 1)
+        )
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -316,15 +323,3 @@ class CrossModalModule(BaseModuleClass):
                 own_loss, penalty, F.softplus(passed).mean(), (own > 0).to(z.dtype).mean().detach()
             )
         return seen
-
-
-def _perceptron(n_input: int, n_hidden: int, n_layers: int, dropout_rate: float = 0.0) -> FCLayers:
-    return FCLayers(
-        n_input,
-        n_hidden,
-        n_layers=n_layers,
-        n_hidden=n_hidden,
-        dropout_rate=dropout_rate,
-        use_batch_norm=False,
-        use_layer_norm=True,
-    )

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from scipy import sparse
 
-from perturbia.errors import FeatureMismatch, ModalityError, ScaleError, shorten
+from perturbia.errors import FeatureMismatch, LabelError, ModalityError, ScaleError, shorten
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from mudata import MuData
 
-__all__ = ["check_mudata", "positions_in", "read_features", "two_modalities"]
+__all__ = ["check_mudata", "dense", "obs_column", "positions_in", "read_features", "true_partners", "two_modalities"]
 
 
 def check_mudata(mdata: object, *, writes: bool = True) -> None:
@@ -192,3 +193,84 @@ def read_features(adata: AnnData, *, use_rep: str | None, layer: str | None, mod
         )
         raise ScaleError(msg)
     return values
+
+
+def dense(values: Any) -> np.ndarray:
+    """Features as a dense matrix of a floating-point type.
+
+    Parameters
+    ----------
+    values
+        Dense or sparse, as :func:`read_features` gives them.
+
+    Returns
+    -------
+    float32 as it is, anything else float64.
+    """
+    array = values.toarray() if sparse.issparse(values) else np.asarray(values)
+    return array if array.dtype in (np.float32, np.float64) else array.astype(np.float64)
+
+
+def obs_column(adata: AnnData, key: str, *, modality: str, argument: str) -> pd.Series:
+    """A column of `obs` of a modality.
+
+    Parameters
+    ----------
+    adata
+        The modality.
+    key
+        Name of the column.
+    modality
+        Name of the modality, for the message.
+    argument
+        What the user gave the name to, for the message.
+
+    Returns
+    -------
+    The column.
+
+    Raises
+    ------
+    LabelError
+        If there is none of that name.
+    """
+    if key not in adata.obs:
+        msg = (
+            f"{argument}: expected a column of obs of {modality!r}, got {key!r}; they are {shorten(adata.obs.columns)}."
+        )
+        raise LabelError(msg)
+    return adata.obs[key]
+
+
+def true_partners(
+    source: pd.Series, target: pd.Series, *, key: str, names: tuple[str, str], distinct: bool = False
+) -> np.ndarray:
+    """Position of the true partner of each source cell among target cells.
+
+    Parameters
+    ----------
+    source, target
+        What is the same for true partners, such as a barcode; missing for cells without.
+    key, names
+        Name of the column and of the modalities, for the message.
+    distinct
+        Whether no two source cells may have one partner either.
+
+    Returns
+    -------
+    int64, shape (n_source,); -1 for none.
+
+    Raises
+    ------
+    LabelError
+        If several target cells have one value, or several source cells where they must not.
+    """
+    for column, name in ((source, names[0]), (target, names[1]))[0 if distinct else 1 :]:
+        if not column.dropna().astype(str).is_unique:
+            msg = f"pairs: expected values of obs[{key!r}] that are unique among cells of {name!r}, got duplicates."
+            raise LabelError(msg)
+    known = target.notna().to_numpy()
+    index = pd.Index(target[known].astype(str))
+    position = index.get_indexer(source.astype(str))
+    position[source.isna().to_numpy()] = -1
+    return np.append(np.flatnonzero(known), -1)[position]

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
-from scvi.nn import FCLayers
 from torch import nn
 
 from perturbia.model.alignment._feature_rows import dense_rows
+from perturbia.nn._perceptron import normalized_perceptron
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,14 +54,8 @@ class ModalityClassifier(nn.Module):
         self.register_buffer("scale", torch.ones(n_input))
         self.register_buffer("class_counts", torch.ones(n_labels))
         if encoder is None:
-            self.encoder: nn.Module = FCLayers(
-                n_input,
-                n_hidden,
-                n_layers=n_layers,
-                n_hidden=n_hidden,
-                dropout_rate=dropout_rate,
-                use_batch_norm=False,
-                use_layer_norm=True,
+            self.encoder: nn.Module = normalized_perceptron(
+                n_input, n_hidden=n_hidden, n_layers=n_layers, dropout_rate=dropout_rate
             )
         else:
             self.encoder = deepcopy(encoder)

@@ -161,6 +161,21 @@ def read_labels(adata: AnnData, key: str, *, modality: str) -> pd.Series:
 
 
 def canonical_label(label: str, control: str | Sequence[str] | None, sep: str | None) -> str:
+    """One spelling of a label, by which labels of two modalities are compared.
+
+    Parameters
+    ----------
+    label
+        As it is written.
+    control
+        Label or labels of control cells.
+    sep
+        What separates the members of a combination; None takes every label as it is.
+
+    Returns
+    -------
+    Empty for controls; members in order for a combination; anything else as it is.
+    """
     controls = () if control is None else (control,) if isinstance(control, str) else tuple(control)
     if label in controls:
         return ""

@@ -10,6 +10,7 @@ from scipy import sparse
 from torch.utils.data import DataLoader, Dataset
 
 from perturbia.model.alignment._feature_rows import dense_rows
+from perturbia.stats._row_draws import RowDraws
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,8 +25,6 @@ _DENSE_FROM = 20  # one filled entry in so many: a product with a dense matrix i
 class RowMatches:
     """Kept matches of each output cell, ready to draw from.
 
-    Rows lie on one line, each on an interval of its own, so that one search draws for all cells of a batch.
-
     Parameters
     ----------
     coupling
@@ -36,12 +35,9 @@ class RowMatches:
         joint = coupling.to_sparse()
         joint.eliminate_zeros()
         joint.sort_indices()
-        self.start, self.end = (
-            torch.as_tensor(one, dtype=torch.int64) for one in (joint.indptr[:-1], joint.indptr[1:])
-        )
-        (self.matched,) = np.nonzero(np.diff(joint.indptr))
+        self.draws = RowDraws(joint)
+        self.matched = self.draws.matched
         scale = np.repeat(np.asarray(joint.sum(1)).ravel(), np.diff(joint.indptr))
-        self.cumulative = torch.from_numpy(np.concatenate([[0.0], np.cumsum(joint.data / scale)]))
         # CSR of rows that sum to one
         self.matrix = sparse.csr_matrix(
             ((joint.data / scale).astype(np.float32), joint.indices, joint.indptr), shape=joint.shape
@@ -61,12 +57,8 @@ class RowMatches:
         -------
         Positions of input cells, int64, shape (n, n_draws).
         """
-        start, end = self.start[rows, None], self.end[rows, None]
-        low, high = self.cumulative[start], self.cumulative[end]
-        at = low + torch.rand(len(rows), n_draws, dtype=torch.float64) * (high - low)
-        found = torch.searchsorted(self.cumulative, at, right=True) - 1
-        found = torch.minimum(torch.maximum(found, start), end - 1)
-        return torch.from_numpy(self.matrix.indices)[found].long()
+        uniform = torch.rand(len(rows), n_draws, dtype=torch.float64).numpy()
+        return torch.from_numpy(self.draws.columns(rows.numpy(), uniform))
 
     def inputs(self, rows: np.ndarray) -> np.ndarray:
         """Input cells that are matched to some output cells.

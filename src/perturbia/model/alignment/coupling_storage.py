@@ -9,17 +9,19 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from perturbia import _keys
 from perturbia.errors import ModalityError, shorten
 from perturbia.model.alignment._modalities import positions_in
 from perturbia.model.alignment._shared_labels import shared_labels
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from anndata import AnnData
     from mudata import MuData
 
     from perturbia.stats.coupling import Coupling
+    from perturbia.stats.transport_cost import Cost
 
 __all__ = ["StoredCoupling", "read_coupling", "write_coupling"]
 
@@ -92,9 +94,11 @@ class StoredCoupling:
 def write_coupling(
     mdata: MuData,
     coupling: Coupling,
-    names: tuple[str, str],
+    names: Mapping[str, str],
     key: str,
     *,
+    points: Mapping[str, np.ndarray],
+    cost: Cost,
     keep: tuple[float, int],
     about: dict[str, Any],
     perturbation_key: str,
@@ -106,13 +110,16 @@ def write_coupling(
     Parameters
     ----------
     mdata
-        The data; `obsp[key]` and `uns[key]` are written.
+        The data; `obsp[key]` and `uns[key]` are written, and columns of `obs` of both modalities: certainty and cost of
+        matches (source), hubness (target).
     coupling
         Source × target cells.
     names
-        Source and target modality.
+        Role (``"source"``, ``"target"``) → name of the modality.
     key
         Where.
+    points, cost
+        Role → coordinates that were matched, and their cost; not used for Gromov-Wasserstein, whose spaces differ.
     keep
         Share of the mass of a row to keep, and its entries at most.
     about
@@ -122,8 +129,11 @@ def write_coupling(
     """
     from importlib.metadata import version
 
+    source, target = (mdata.mod[names[role]] for role in ("source", "target"))
+    has_cost = coupling.parameters.get("method") != "gw"
+    statistics = coupling.statistics(_cost_between(points, cost) if has_cost else None)
     short = coupling.truncate(*keep)
-    at = [positions_in(mdata, mdata.mod[name]) for name in names]
+    at = [positions_in(mdata, adata) for adata in (source, target)]
     matrix = short.to_sparse(1.0, np.iinfo(np.int64).max).tocoo()
     stored = sp.csr_matrix(
         (matrix.data.astype(np.float32), (at[0][matrix.row], at[1][matrix.col])), shape=(mdata.n_obs, mdata.n_obs)
@@ -135,8 +145,8 @@ def write_coupling(
     mdata.uns[key] = {
         "schema": _SCHEMA,
         "kind": "coupling",
-        "source": names[0],
-        "target": names[1],
+        "source": names["source"],
+        "target": names["target"],
         **coupling.parameters,
         "perturbation_key": perturbation_key,
         "control": [] if control is None else [control] if isinstance(control, str) else list(control),
@@ -147,6 +157,19 @@ def write_coupling(
         "version": version("perturbia"),
         "table": table,
     }
+    source.obs[key + _keys.SUFFIX_N_EFFECTIVE] = statistics.n_effective
+    source.obs[key + _keys.SUFFIX_COST] = statistics.cost
+    target.obs[key + _keys.SUFFIX_HUBNESS] = statistics.hubness
+
+
+def _cost_between(points: Mapping[str, np.ndarray], cost: Cost) -> Any:
+    """Function of positions that gives the costs between source and target cells."""
+    from perturbia.stats.transport_cost import PairCost
+
+    def between(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        return PairCost(points["source"][rows], points["target"][columns], cost).tile(slice(None)).numpy()
+
+    return between
 
 
 def read_coupling(mdata: MuData, key: str, *, source: str | None = None, target: str | None = None) -> StoredCoupling:

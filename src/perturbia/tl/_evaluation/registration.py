@@ -10,7 +10,7 @@ import numpy as np
 from perturbia.errors import LabelError, shorten
 from perturbia.model.base._registered_model import RegisteredModel
 from perturbia.perturbation import design_from_labels, design_from_matrix
-from perturbia.tl._design import design_of
+from perturbia.perturbation._cell_design import design_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
