@@ -16,5 +16,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "scene_image_simulator": ["simulate_scene_images"],
         "screen_simulator": ["simulate_screen"],
         "svae_simulator": ["simulate_svae"],
+        "plate_simulator": ["simulate_plates"],
+        "gene_relations": ["reactome_pairs", "read_relationships"],
     },
 )

@@ -39,5 +39,11 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "significant_genes": ["de_recall", "de_spearman_significant", "overlap_at_n"],
         "strength_agreement": ["edistance_correlation"],
         "true_pair_mass": ["coupling_trace"],
+        "known_relations": ["RelationshipRecall", "relationship_recall"],
+        "replicate_cosine": ["ReplicateConsistency", "replicate_consistency"],
+        "replicate_retrieval": ["mean_average_precision"],
+        "mechanism_match": ["mechanism_accuracy"],
+        "effect_magnitude": ["perturbation_magnitude"],
+        "arm_proximity": ["proximity_bias"],
     },
 )

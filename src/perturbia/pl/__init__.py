@@ -23,5 +23,9 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "score_strip": ["metric_strip"],
         "stratum_lines": ["strata"],
         "training_curve": ["training"],
+        "consistency_plot": ["consistency"],
+        "recall_lines": ["recall_curve"],
+        "block_curve": ["block_search"],
+        "map_heatmap": ["perturbation_map"],
     },
 )

@@ -10,5 +10,10 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "encode": ["encode_perturbations"],
         "export": ["to_cell_eval", "to_cpa", "to_gears", "to_scperturb"],
         "screen_files": ["ScreenFiles", "open_files"],
+        "control_standardization": ["standardize_by_controls"],
+        "typical_variation": ["typical_variation_normalization"],
+        "spherizing": ["spherize"],
+        "proximity_correction": ["correct_proximity_bias"],
+        "curation": ["curate_perturbations"],
     },
 )

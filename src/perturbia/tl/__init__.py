@@ -31,5 +31,9 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "split_checking": ["check_split", "seen_members"],
         "responder_calling": ["responders"],
         "splitting": ["split"],
+        "perturbation_aggregation": ["aggregate_perturbations"],
+        "map_relations": ["perturbation_neighbors", "relate"],
+        "block_probing": ["block_search"],
+        "block_capture": ["block_representations"],
     },
 )

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["check_library", "check_source", "representation_id", "stamp"]
 
-Kind = Literal["latent", "readout", "effect", "screen"]
+Kind = Literal["latent", "readout", "effect", "screen", "map"]
 
 
 def stamp(
