@@ -40,5 +40,8 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "split_half": ["SplitHalfReliability", "half_split", "spearman_brown", "split_half_correlation"],
         "transport_distance": ["sliced_wasserstein", "wasserstein2"],
         "variance_axes": ["PrincipalAxes", "principal_axes"],
+        "control_scaling": ["ControlScaling", "fit_control_scaling"],
+        "whitening": ["Whitening", "fit_whitening", "ledoit_wolf_shrinkage", "likely_shrinkage"],
+        "replicate_likeness": ["replicate_signal"],
     },
 )

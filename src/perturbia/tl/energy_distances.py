@@ -11,8 +11,8 @@ from perturbia.errors import LabelError, shorten
 from perturbia.perturbation import design_from_labels
 from perturbia.perturbation._cell_design import design_of
 from perturbia.perturbation._representation import read_representation
+from perturbia.perturbation._row_order import rank_by_name
 from perturbia.stats import pairwise_energy_distance
-from perturbia.tl._cell_order import rank_by_name
 from perturbia.tl._seed import check_seed
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from perturbia.model.base._arguments import check_positive_integer
 from perturbia.model.base._features import check_features
 from perturbia.perturbation import dosage_labels, unique_dosages
 from perturbia.perturbation._cell_design import design_of
+from perturbia.perturbation._row_order import rank_by_name
 from perturbia.stats import log1p_cp10k, shifted_mixture
-from perturbia.tl._cell_order import rank_by_name
 from perturbia.tl._copies import in_memory
 from perturbia.tl._responder_scores import FDR, cross_fitted_scores, signature_test
 from perturbia.tl._seed import check_seed

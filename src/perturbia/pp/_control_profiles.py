@@ -1,0 +1,191 @@
+"""What aligning profiles by their controls reads from AnnData, checked, and how its result is written."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from perturbia.errors import ControlError, UnsupportedQuery, shorten
+from perturbia.perturbation._cell_design import design_of
+from perturbia.perturbation._profiles import profile_matrix, row_labels
+from perturbia.perturbation._row_order import rank_by_name
+from perturbia.stats._arrays import group_codes
+from perturbia.stats.control_scaling import ControlScaling, fit_control_scaling
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anndata import AnnData
+
+__all__ = ["ControlProfiles", "check_not_negative", "check_option", "read_control_profiles", "write_profiles"]
+
+logger = logging.getLogger("perturbia.pp")
+
+
+@dataclass(frozen=True)
+class ControlProfiles:
+    """Profiles with what tells controls, batches and perturbations apart.
+
+    Attributes
+    ----------
+    values
+        (n_obs, n_features), finite; memory of the user's.
+    is_control
+        bool (n_obs,).
+    batches
+        Position of the batch of every row, all 0 without batches.
+    batch_names
+        Names of the batches.
+    groups
+        Canonical perturbation of every row as text.
+    names
+        Names of the rows.
+    """
+
+    values: np.ndarray
+    is_control: np.ndarray
+    batches: np.ndarray
+    batch_names: list[str]
+    groups: np.ndarray
+    names: np.ndarray
+
+    @property
+    def control_counts(self) -> np.ndarray:
+        """Controls of every batch."""
+        return np.bincount(self.batches[self.is_control], minlength=len(self.batch_names))
+
+    def control_table(self) -> pd.DataFrame:
+        """Number of controls by batch, for `uns`."""
+        return pd.DataFrame({"n_controls": self.control_counts}, index=pd.Index(self.batch_names, name="batch"))
+
+    def control_folds(self, n_folds: int, seed: int) -> np.ndarray:
+        """Fold of every control, drawn by name."""
+        controls = np.flatnonzero(self.is_control)
+        rank = rank_by_name(self.names[controls])
+        return np.random.default_rng(seed).permutation(np.arange(len(controls)) % n_folds)[rank]
+
+    def draw_perturbed(self, max_rows: int, seed: int) -> np.ndarray:
+        """Positions of at most about `max_rows` rows that are no controls, alike many of every perturbation.
+
+        Rows are drawn by name. Perturbations of one row say nothing of replicates and are left out.
+        """
+        rows = np.flatnonzero(~self.is_control)
+        codes, found = pd.factorize(self.groups[rows])
+        counts = np.bincount(codes, minlength=len(found))
+        rows, codes = rows[counts[codes] > 1], codes[counts[codes] > 1]
+        if not len(rows):
+            return rows
+        shuffled = np.random.default_rng(seed).random(len(rows))[rank_by_name(self.names[rows])]
+        order = np.lexsort((shuffled, codes))
+        begins = np.r_[True, codes[order][1:] != codes[order][:-1]]
+        place = np.arange(len(rows)) - np.maximum.accumulate(np.where(begins, np.arange(len(rows)), 0))
+        sizes = np.sort(np.bincount(place))[::-1].cumsum()  # rows with at most 1, 2, … of each perturbation
+        most = max(2, int(np.searchsorted(sizes, max_rows, side="right")))
+        drawn = rows[order[place < most]]
+        return np.sort(drawn)
+
+    def require(self, min_controls: int, *, missing: str) -> np.ndarray:
+        """Which batches have fewer controls than they need: an error, unless they are to take those of all."""
+        counts = self.control_counts
+        short = counts < min_controls
+        if short.any() and missing == "raise":
+            lacking = [f"{self.batch_names[i]} ({counts[i]})" for i in np.flatnonzero(short)]
+            msg = (
+                f"batch_key: expected {min_controls} control rows or more in every batch, got fewer in "
+                f"{short.sum()} of {len(short)}: {shorten(lacking, limit=5)}. Drop these batches, or pass "
+                "missing='pool' to give them the centre and scale of all controls."
+            )
+            raise ControlError(msg)
+        return short
+
+    def scaling(self, *, min_controls: int, missing: str, **options: Any) -> ControlScaling:
+        """Centres and scales by batch, once every batch has the controls it needs.
+
+        Batches with fewer controls than `min_controls` are an error, or take the centre and scale of all controls.
+        """
+        short = self.require(min_controls, missing=missing)
+        usable = self.is_control & ~short[self.batches]
+        freedom = usable.sum() - np.count_nonzero(~short) * options.get("center_per_batch", True)
+        if usable.sum() < 2 or freedom < 1:
+            msg = (
+                f"control: expected a batch with two control rows, to know how far they vary, got {usable.sum()} controls "
+                f"in {np.count_nonzero(~short)} batches that have enough. Name other controls, or no batch_key."
+            )
+            raise ControlError(msg)
+        if short.any():
+            logger.warning(
+                "%d of %d batches have fewer than %d controls and take the centre and scale of all controls: %s.",
+                short.sum(), len(short), min_controls, shorten([self.batch_names[i] for i in np.flatnonzero(short)], limit=5),
+            )  # fmt: skip
+        found = fit_control_scaling(self.values, usable, self.batches, **options)
+        if found.n_constant:
+            logger.warning(
+                "%d of %d features do not vary among controls; they are centred and not scaled.",
+                found.n_constant, self.values.shape[1],
+            )  # fmt: skip
+        return found
+
+
+def read_control_profiles(
+    adata: AnnData,
+    *,
+    use_rep: str | None,
+    perturbation_key: str,
+    control: str | Sequence[str],
+    sep: str,
+    batch_key: str | None,
+    copy: bool,
+) -> ControlProfiles:
+    """Read and check rows, controls and batches, and that there is something to write to."""
+    if adata.isbacked and adata.is_view and not copy:
+        msg = (
+            "adata: expected data that can be written to, got a view of a backed file. Use copy=True, or .to_memory()."
+        )
+        raise UnsupportedQuery(msg)
+    design = design_of(adata, perturbation_key=perturbation_key, control=control, sep=sep)
+    values = profile_matrix(adata, use_rep=use_rep)
+    names, codes = ["all"], np.zeros(adata.n_obs, dtype=int)
+    if batch_key is not None:
+        labels = row_labels(adata, batch_key, argument="batch_key")
+        found, codes = group_codes(labels, adata.n_obs, name="batch_key")
+        names = found.astype(str).tolist()
+    return ControlProfiles(
+        values=values,
+        is_control=design.is_control,
+        batches=codes,
+        batch_names=names,
+        groups=design.labels().astype(str),
+        names=adata.obs_names.to_numpy().astype(str),
+    )
+
+
+def check_option(name: str, value: Any, options: tuple[str, ...]) -> None:
+    """Refuse a choice that is not among the options."""
+    if value not in options:
+        msg = f"{name}: expected one of {', '.join(map(repr, options))}, got {value!r}."
+        raise ValueError(msg)
+
+
+def check_not_negative(name: str, value: Any, *, whole: bool = False, least: float = 0) -> None:
+    """Refuse anything but a finite number of at least `least`."""
+    kinds = (int, np.integer) if whole else (int, float, np.integer, np.floating)
+    if isinstance(value, bool) or not isinstance(value, kinds) or not np.isfinite(value) or value < least:
+        msg = f"{name}: expected {'a whole' if whole else 'a finite'} number of {least} or more, got {value!r}."
+        raise ValueError(msg)
+
+
+def write_profiles(
+    adata: AnnData, values: np.ndarray, parameters: dict[str, Any], *, key_added: str, copy: bool
+) -> AnnData | None:
+    """Write float32 rows to `obsm` and what they were made with to `uns`, under one key."""
+    out = adata if not copy else adata.to_memory() if adata.isbacked else adata.copy()
+    out.obsm[key_added] = values.astype(np.float32)
+    out.uns[key_added] = {key: value for key, value in parameters.items() if value is not None}
+    return out if copy else None
+
+
+Missing = Literal["raise", "pool"]

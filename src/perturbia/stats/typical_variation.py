@@ -1,0 +1,212 @@
+"""Typical variation normalisation on arrays: how much of the controls' variation to take out, and doing so."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from perturbia.stats.replicate_likeness import replicate_signal
+from perturbia.stats.whitening import Whitening, ledoit_wolf_shrinkage, likely_shrinkage
+
+__all__ = ["WhiteningChoice", "choose_whitening", "published_tvn", "recolour_batches"]
+
+_SHRINKAGES = (0.01, 0.03, 0.1, 0.3, 0.6, 1.0)
+_N_RANKS = 8
+_LEAST_RANK = 8
+
+ChooseBy = Literal["replicates", "ledoit_wolf", "likelihood"]
+
+
+@dataclass(frozen=True)
+class WhiteningChoice:
+    """Rank and shrinkage, and what else was tried.
+
+    Attributes
+    ----------
+    rank
+        Axes kept; the number of features for all of them.
+    shrinkage
+        From 0 to 1.
+    chosen_by
+        ``"replicates"``, ``"ledoit_wolf"``, ``"likelihood"``, or ``"user"``.
+    candidates
+        Columns ``rank``, ``shrinkage`` and ``signal``, the replicate signal under each; empty where replicates were
+        not asked.
+    """
+
+    rank: int
+    shrinkage: float
+    chosen_by: str
+    candidates: pd.DataFrame
+
+
+def choose_whitening(
+    whitening: Whitening,
+    *,
+    rank: int | Literal["auto"],
+    shrinkage: float | Literal["auto"],
+    choose_by: ChooseBy,
+    controls: np.ndarray,
+    control_folds: np.ndarray,
+    rows: np.ndarray,
+    groups: np.ndarray,
+    batches: np.ndarray | None,
+) -> WhiteningChoice:
+    """Settle what was left open of rank and shrinkage.
+
+    Parameters
+    ----------
+    whitening
+        Axes of the controls.
+    rank, shrinkage
+        Given, or to be chosen.
+    choose_by
+        ``"replicates"``: the pair under which replicates of perturbations in different batches point the same way most
+        clearly. The others choose shrinkage from the controls alone, and keep all axes.
+    controls
+        Centred and scaled control rows, (n_controls, n_features).
+    control_folds
+        Fold of each of them.
+    rows, groups, batches
+        Perturbed rows to judge by, the position of their perturbation and of their batch.
+
+    Returns
+    -------
+    :class:`WhiteningChoice`. Without any pair of replicates, ``"ledoit_wolf"`` chooses.
+    """
+    n_features = whitening.axes.shape[0]
+    nothing = pd.DataFrame({"rank": [], "shrinkage": [], "signal": []})
+    if rank != "auto" and shrinkage != "auto":
+        return WhiteningChoice(min(rank, n_features), shrinkage, "user", nothing)
+    if choose_by == "replicates" and len(rows):
+        tried = _tried(whitening, _ranks(whitening, rank), _shrinkages(shrinkage), rows, groups, batches)
+        if tried["signal"].notna().any():
+            best = tried.loc[tried["signal"].idxmax()]
+            return WhiteningChoice(int(best["rank"]), float(best["shrinkage"]), "replicates", tried)
+        choose_by = "ledoit_wolf"
+    elif choose_by == "replicates":
+        choose_by = "ledoit_wolf"
+    if shrinkage == "auto":
+        if choose_by == "likelihood":
+            shrinkage = likely_shrinkage(controls, control_folds, np.array(_SHRINKAGES))
+        else:
+            shrinkage = ledoit_wolf_shrinkage(controls)
+    return WhiteningChoice(n_features if rank == "auto" else min(rank, n_features), shrinkage, choose_by, nothing)
+
+
+def _ranks(whitening: Whitening, rank: int | Literal["auto"]) -> list[int]:
+    n_features, n_axes = whitening.axes.shape
+    if rank != "auto":
+        return [min(rank, n_features)]
+    steps = np.geomspace(min(_LEAST_RANK, n_axes), max(n_axes, 1), _N_RANKS)
+    return sorted({*np.unique(np.round(steps).astype(int)).tolist(), n_features})
+
+
+def _shrinkages(shrinkage: float | Literal["auto"]) -> tuple[float, ...]:
+    return _SHRINKAGES if shrinkage == "auto" else (shrinkage,)
+
+
+def _tried(
+    whitening: Whitening,
+    ranks: list[int],
+    shrinkages: tuple[float, ...],
+    rows: np.ndarray,
+    groups: np.ndarray,
+    batches: np.ndarray | None,
+) -> pd.DataFrame:
+    """Replicate signal under every pair; the signal depends on cosines alone, so axes do in place of features."""
+    axes = whitening.axes
+    rest = whitening.complement
+    coordinates = rows @ np.hstack([axes, rest])
+    n_axes = axes.shape[1]
+    found = []
+    for shrinkage in shrinkages:
+        floor = shrinkage * whitening.mean_variance
+        variances = (1 - shrinkage) * np.r_[whitening.variances, np.zeros(rest.shape[1])] + floor
+        known = variances > 0
+        scaled = np.where(known, coordinates / np.sqrt(np.where(known, variances, 1.0)), 0.0)
+        for rank in ranks:
+            kept = scaled if rank >= axes.shape[0] else scaled[:, : min(rank, n_axes)]
+            found.append((rank, shrinkage, replicate_signal(kept, groups, batches)))
+    return pd.DataFrame(found, columns=["rank", "shrinkage", "signal"])
+
+
+def recolour_batches(rows: np.ndarray, is_control: np.ndarray, batches: np.ndarray, *, prior: float) -> np.ndarray:
+    r"""Give the controls of every batch the covariance of all controls, which is taken to be the identity.
+
+    .. math:: y_b \leftarrow y_b\, C_b^{-1/2}, \qquad C_b = \frac{(n_b - 1)\, S_b + \nu I}{n_b - 1 + \nu}
+
+    Parameters
+    ----------
+    rows
+        Whitened rows, shape (n_rows, n_features).
+    is_control, batches
+        Shape (n_rows,); positions of batches count from 0.
+    prior
+        Controls' worth of the identity. With 0, every batch needs more controls than features.
+
+    Returns
+    -------
+    Rows, same shape.
+    """
+    out = np.array(rows, dtype=np.float64)
+    eye = np.eye(rows.shape[1])
+    for batch in np.unique(batches):
+        members = batches == batch
+        controls = rows[members & is_control]
+        if not len(controls):
+            continue
+        centred = controls - controls.mean(axis=0)
+        covariance = (centred.T @ centred + prior * eye) / (len(controls) - 1 + prior)
+        out[members] = rows[members] @ _inverse_root(covariance)
+    return out
+
+
+def _inverse_root(covariance: np.ndarray) -> np.ndarray:
+    values, vectors = np.linalg.eigh(covariance)
+    return (vectors / np.sqrt(values)) @ vectors.T
+
+
+def published_tvn(
+    X: np.ndarray, is_control: np.ndarray, batches: np.ndarray, *, regularizer: float = 0.5
+) -> np.ndarray:
+    r"""Typical variation normalisation as published in code: nothing is centred by batch, no axis is shrunk.
+
+    All rows are standardised by all controls, turned to all principal axes of the controls, standardised by the controls
+    again, and multiplied within each batch by :math:`(C_b + 0.5\, I)^{-1/2}`, with :math:`C_b` the covariance of its controls.
+
+    Parameters
+    ----------
+    X
+        Shape (n_rows, n_features).
+    is_control, batches
+        Shape (n_rows,); every batch needs two controls.
+    regularizer
+        What is added to the diagonal of :math:`C_b`.
+
+    Returns
+    -------
+    float64, shape (n_rows, min(n_controls, n_features)).
+    """
+    values = _standardized(np.asarray(X, dtype=np.float64), is_control)
+    centred = values[is_control] - values[is_control].mean(axis=0)
+    axes = np.linalg.svd(centred, full_matrices=False)[2]
+    # the sign that makes the largest loading positive, which is what the original gets from scikit-learn
+    signs = np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(axis=1)])
+    values = _standardized((values - values[is_control].mean(axis=0)) @ (axes * signs[:, None]).T, is_control)
+    out = np.empty_like(values)
+    for batch in np.unique(batches):
+        members = batches == batch
+        covariance = np.cov(values[members & is_control], rowvar=False, ddof=1)
+        out[members] = values[members] @ _inverse_root(covariance + regularizer * np.eye(values.shape[1]))
+    return out
+
+
+def _standardized(values: np.ndarray, is_control: np.ndarray) -> np.ndarray:
+    controls = values[is_control]
+    scale = controls.std(axis=0)
+    tiny = scale < 10 * np.finfo(np.float64).eps * np.abs(controls).max(axis=0, initial=0.0)
+    return (values - controls.mean(axis=0)) / np.where(tiny | (scale == 0), 1.0, scale)
