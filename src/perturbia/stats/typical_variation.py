@@ -117,19 +117,18 @@ def _tried(
     groups: np.ndarray,
     batches: np.ndarray | None,
 ) -> pd.DataFrame:
-    """Replicate signal under every pair; the signal depends on cosines alone, so axes do in place of features."""
-    axes = whitening.axes
-    rest = whitening.complement
-    coordinates = rows @ np.hstack([axes, rest])
-    n_axes = axes.shape[1]
+    """Replicate signal under every pair; it depends on cosines alone, so that axes do in place of features."""
+    n_features = whitening.axes.shape[0]
+    coordinates = rows @ whitening.axes
     found = []
     for shrinkage in shrinkages:
-        floor = shrinkage * whitening.mean_variance
-        variances = (1 - shrinkage) * np.r_[whitening.variances, np.zeros(rest.shape[1])] + floor
-        known = variances > 0
-        scaled = np.where(known, coordinates / np.sqrt(np.where(known, variances, 1.0)), 0.0)
+        variances = (1 - shrinkage) * whitening.variances + shrinkage * whitening.mean_variance
+        scaled = coordinates / np.sqrt(variances)
         for rank in ranks:
-            kept = scaled if rank >= axes.shape[0] else scaled[:, : min(rank, n_axes)]
+            if rank < n_features or len(variances) == n_features or shrinkage == 0:
+                kept = scaled[:, :rank]
+            else:
+                kept = whitening.transform(rows, rank=rank, shrinkage=shrinkage)
             found.append((rank, shrinkage, replicate_signal(kept, groups, batches)))
     return pd.DataFrame(found, columns=["rank", "shrinkage", "signal"])
 
