@@ -169,13 +169,38 @@ class TestChoice:
             chosen[overlap] = wells.uns[KEY]["shrinkage"]
         assert chosen[1.0] > chosen[0.0]
 
-    def test_candidates_hold_the_best(self, wells):
+    def test_the_candidate_that_changes_least_is_taken_of_those_that_are_as_good(self, wells):
         pb.pp.typical_variation_normalization(wells, batch_key="plate")
         found = wells.uns[KEY]
-        best = found["candidates"].sort_values("signal").iloc[-1]
-        assert (found["rank"], found["shrinkage"]) == (best["rank"], best["shrinkage"])
+        table = found["candidates"]
+        as_good = table[table["below"] <= table["standard_error"]]
+        assert table["score"].idxmax() in as_good.index
+        assert found["shrinkage"] == as_good["shrinkage"].max()
+        assert found["rank"] == as_good.loc[as_good["shrinkage"] == found["shrinkage"], "rank"].max()
         assert found["chosen_by"] == "replicates"
-        assert {(40, 1.0)} <= set(zip(found["candidates"]["rank"], found["candidates"]["shrinkage"], strict=True))
+        assert (40, 1.0) in set(zip(table["rank"], table["shrinkage"], strict=True))
+
+    def test_candidates_are_scored_by_retrieval_of_replicates(self, wells):
+        pb.pp.typical_variation_normalization(wells, batch_key="plate")
+        table = wells.uns[KEY]["candidates"].set_index(["rank", "shrinkage"])
+        for rank, shrinkage in ((40, 0.3), (8, 0.01)):
+            options = {"rank": rank, "shrinkage": shrinkage, "copy": True}
+            done = pb.pp.typical_variation_normalization(wells, batch_key="plate", **options)
+            treated = done[~is_control(done)].copy()
+            score = pb.metrics.mean_average_precision(
+                treated, "perturbation", batch_key="plate", use_rep=KEY, n_null=10
+            )
+            assert table.loc[(rank, shrinkage), "score"] == pytest.approx(
+                score["mean_average_precision"].mean(), abs=1e-4
+            )
+
+    def test_of_many_cells_means_are_judged(self):
+        wells = pb.datasets.simulate_plates(n_plates=2, n_replicates=2, n_guides=24, n_complexes=4, n_single_genes=4)
+        pb.pp.typical_variation_normalization(wells, batch_key="plate")
+        chosen = wells.uns[KEY]["candidates"]["score"].max()
+        wells.obs["gene"] = np.where(is_control(wells), "control", wells.obs["guide"].astype(str))
+        pb.pp.typical_variation_normalization(wells, perturbation_key="gene", batch_key="plate")
+        assert chosen > 2 * wells.uns[KEY]["candidates"]["score"].max()  # of one well each
 
     def test_which_genes_belong_together_is_not_read(self, wells):
         renamed = wells.copy()
@@ -211,7 +236,7 @@ class TestChoice:
         for one in (wells, shuffled):
             pb.pp.typical_variation_normalization(one, batch_key="plate", max_rows=60)
         np.testing.assert_allclose(
-            shuffled.uns[KEY]["candidates"]["signal"], wells.uns[KEY]["candidates"]["signal"], rtol=1e-6
+            shuffled.uns[KEY]["candidates"]["score"], wells.uns[KEY]["candidates"]["score"], rtol=1e-6
         )
         np.testing.assert_allclose(shuffled.obsm[KEY], wells.obsm[KEY][order], atol=1e-4)
 

@@ -15,6 +15,7 @@ from perturbia.perturbation._profiles import profile_matrix, row_labels
 from perturbia.perturbation._row_order import rank_by_name
 from perturbia.stats._arrays import group_codes
 from perturbia.stats.control_scaling import ControlScaling, fit_control_scaling
+from perturbia.stats.group_moments import group_means
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["ControlProfiles", "check_not_negative", "check_option", "read_control_profiles", "write_profiles"]
 
 logger = logging.getLogger("perturbia.pp")
+
+_SLOTS = 4  # profiles of a perturbation and batch, at most
 
 
 @dataclass(frozen=True)
@@ -68,25 +71,38 @@ class ControlProfiles:
         rank = rank_by_name(self.names[controls])
         return np.random.default_rng(seed).permutation(np.arange(len(controls)) % n_folds)[rank]
 
-    def draw_perturbed(self, max_rows: int, seed: int) -> np.ndarray:
-        """Positions of at most about `max_rows` rows that are no controls, alike many of every perturbation.
+    def replicates(self, rows: np.ndarray, max_rows: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """At most `max_rows` profiles of perturbations that have two or more, their perturbations and their batches.
 
-        Rows are drawn by name. Perturbations of one row say nothing of replicates and are left out.
+        Where a perturbation has many rows in a batch, as cells are, a profile is the mean of about a fourth of them: maps are
+        made of means. Which rows go together, and who is left out, is drawn by name.
         """
-        rows = np.flatnonzero(~self.is_control)
-        codes, found = pd.factorize(self.groups[rows])
-        counts = np.bincount(codes, minlength=len(found))
-        rows, codes = rows[counts[codes] > 1], codes[counts[codes] > 1]
-        if not len(rows):
-            return rows
-        shuffled = np.random.default_rng(seed).random(len(rows))[rank_by_name(self.names[rows])]
-        order = np.lexsort((shuffled, codes))
-        begins = np.r_[True, codes[order][1:] != codes[order][:-1]]
-        place = np.arange(len(rows)) - np.maximum.accumulate(np.where(begins, np.arange(len(rows)), 0))
-        sizes = np.sort(np.bincount(place))[::-1].cumsum()  # rows with at most 1, 2, … of each perturbation
-        most = max(2, int(np.searchsorted(sizes, max_rows, side="right")))
-        drawn = rows[order[place < most]]
-        return np.sort(drawn)
+        treated = np.flatnonzero(~self.is_control)
+        shuffled = np.random.default_rng(seed).random(len(treated))[rank_by_name(self.names[treated])]
+        group, found = pd.factorize(self.groups[treated], sort=True)
+        cell = pd.factorize(group * len(self.batch_names) + self.batches[treated])[0]
+        slot = _place_within(cell, shuffled) % _SLOTS
+        unit = pd.DataFrame({"group": group, "batch": self.batches[treated], "slot": slot, "order": shuffled})
+        which = unit.groupby(["group", "slot", "batch"], sort=True).ngroup().to_numpy()
+        table = (
+            unit.assign(which=which)
+            .groupby("which")
+            .agg({"group": "first", "batch": "first", "slot": "first", "order": "min"})
+        )
+        # a batch after the other, so that few profiles of a perturbation lie in many batches
+        place = _place_within(table["group"].to_numpy(), table["slot"].to_numpy() + table["order"].to_numpy())
+        size = np.bincount(table["group"], minlength=len(found))
+        several = np.flatnonzero(size > 1)
+        if 2 * len(several) > max_rows:
+            several = np.random.default_rng(seed).choice(several, size=max_rows // 2, replace=False)
+        most = max(2, max_rows // max(len(several), 1))
+        kept = np.isin(table["group"], several) & (place < most)
+        if not kept.any():
+            return np.empty((0, rows.shape[1])), np.empty(0, dtype=int), np.empty(0, dtype=int)
+        number = np.where(kept, np.cumsum(kept) - 1, -1)[which]
+        taken = number >= 0
+        means = group_means(rows[treated[taken]], number[taken], with_variance=False).mean
+        return means, table["group"].to_numpy()[kept], table["batch"].to_numpy()[kept]
 
     def require(self, min_controls: int, *, missing: str) -> np.ndarray:
         """Which batches have fewer controls than they need: an error, unless they are to take those of all."""
@@ -161,6 +177,18 @@ def read_control_profiles(
         groups=design.labels().astype(str),
         names=adata.obs_names.to_numpy().astype(str),
     )
+
+
+def _place_within(groups: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Place of every row among those of its group, by `order`."""
+    sorted_rows = np.lexsort((order, groups))
+    begins = (
+        np.r_[True, groups[sorted_rows][1:] != groups[sorted_rows][:-1]] if len(groups) else np.empty(0, dtype=bool)
+    )
+    start = np.maximum.accumulate(np.where(begins, np.arange(len(groups)), 0))
+    place = np.empty(len(groups), dtype=int)
+    place[sorted_rows] = np.arange(len(groups)) - start
+    return place
 
 
 def check_option(name: str, value: Any, options: tuple[str, ...]) -> None:

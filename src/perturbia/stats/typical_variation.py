@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
 
-from perturbia.stats.replicate_likeness import replicate_signal
 from perturbia.stats.whitening import Whitening, ledoit_wolf_shrinkage, likely_shrinkage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["WhiteningChoice", "choose_whitening", "published_tvn", "recolour_batches"]
 
@@ -33,8 +35,8 @@ class WhiteningChoice:
     chosen_by
         ``"replicates"``, ``"ledoit_wolf"``, ``"likelihood"``, or ``"user"``.
     candidates
-        Columns ``rank``, ``shrinkage`` and ``signal``, the replicate signal under each; empty where replicates were
-        not asked.
+        Columns ``rank``, ``shrinkage``, ``score``, the mean over perturbations, ``below``, how far that is below the best
+        on average, and ``standard_error`` of that; empty where replicates were not asked.
     """
 
     rank: int
@@ -52,8 +54,7 @@ def choose_whitening(
     controls: np.ndarray,
     control_folds: np.ndarray,
     rows: np.ndarray,
-    groups: np.ndarray,
-    batches: np.ndarray | None,
+    score: Callable[[np.ndarray], np.ndarray],
 ) -> WhiteningChoice:
     """Settle what was left open of rank and shrinkage.
 
@@ -64,30 +65,32 @@ def choose_whitening(
     rank, shrinkage
         Given, or to be chosen.
     choose_by
-        ``"replicates"``: the pair under which replicates of perturbations in different batches point the same way most
-        clearly. The others choose shrinkage from the controls alone, and keep all axes.
+        ``"replicates"``: of the pairs whose score is within a standard error of the best, over perturbations, the one
+        that changes least: most shrinkage, then most axes. The others choose shrinkage from the controls alone, and
+        keep all axes.
     controls
         Centred and scaled control rows, (n_controls, n_features).
     control_folds
         Fold of each of them.
-    rows, groups, batches
-        Perturbed rows to judge by, the position of their perturbation and of their batch.
+    rows
+        Perturbed rows to judge by, (n_rows, n_features).
+    score
+        Takes such rows, whitened, in any rotation; returns a score of every perturbation, higher is better, NaN where it
+        has none.
 
     Returns
     -------
-    :class:`WhiteningChoice`. Without any pair of replicates, ``"ledoit_wolf"`` chooses.
+    :class:`WhiteningChoice`. Where no perturbation has a score, ``"ledoit_wolf"`` chooses.
     """
     n_features = whitening.axes.shape[0]
-    nothing = pd.DataFrame({"rank": [], "shrinkage": [], "signal": []})
+    nothing = pd.DataFrame({"rank": [], "shrinkage": [], "score": [], "below": [], "standard_error": []})
     if rank != "auto" and shrinkage != "auto":
         return WhiteningChoice(min(rank, n_features), shrinkage, "user", nothing)
-    if choose_by == "replicates" and len(rows):
-        tried = _tried(whitening, _ranks(whitening, rank), _shrinkages(shrinkage), rows, groups, batches)
-        if tried["signal"].notna().any():
-            best = tried.loc[tried["signal"].idxmax()]
+    if choose_by == "replicates":
+        tried = _tried(whitening, _ranks(whitening, rank), _shrinkages(shrinkage), rows, score)
+        if len(tried):
+            best = tried[tried["below"] <= tried["standard_error"]].sort_values(["shrinkage", "rank"]).iloc[-1]
             return WhiteningChoice(int(best["rank"]), float(best["shrinkage"]), "replicates", tried)
-        choose_by = "ledoit_wolf"
-    elif choose_by == "replicates":
         choose_by = "ledoit_wolf"
     if shrinkage == "auto":
         if choose_by == "likelihood":
@@ -114,13 +117,12 @@ def _tried(
     ranks: list[int],
     shrinkages: tuple[float, ...],
     rows: np.ndarray,
-    groups: np.ndarray,
-    batches: np.ndarray | None,
+    score: Callable[[np.ndarray], np.ndarray],
 ) -> pd.DataFrame:
-    """Replicate signal under every pair; it depends on cosines alone, so that axes do in place of features."""
+    """Scores under every pair; they depend on cosines alone, so that axes do in place of features. Empty without scores."""
     n_features = whitening.axes.shape[0]
     coordinates = rows @ whitening.axes
-    found = []
+    pairs, scores = [], []
     for shrinkage in shrinkages:
         variances = (1 - shrinkage) * whitening.variances + shrinkage * whitening.mean_variance
         scaled = coordinates / np.sqrt(variances)
@@ -129,8 +131,19 @@ def _tried(
                 kept = scaled[:, :rank]
             else:
                 kept = whitening.transform(rows, rank=rank, shrinkage=shrinkage)
-            found.append((rank, shrinkage, replicate_signal(kept, groups, batches)))
-    return pd.DataFrame(found, columns=["rank", "shrinkage", "signal"])
+            found = score(kept)
+            pairs.append((rank, shrinkage))
+            scores.append(found[~np.isnan(found)])
+    every = np.array(scores)
+    if not every.shape[1]:
+        return pd.DataFrame()
+    table = pd.DataFrame(pairs, columns=["rank", "shrinkage"])
+    table["score"] = every.mean(axis=1)
+    below = every[int(table["score"].argmax())] - every
+    table["below"] = below.mean(axis=1)
+    n_scores = every.shape[1]
+    table["standard_error"] = below.std(axis=1, ddof=1) / np.sqrt(n_scores) if n_scores > 1 else 0.0
+    return table
 
 
 def recolour_batches(rows: np.ndarray, is_control: np.ndarray, batches: np.ndarray, *, prior: float) -> np.ndarray:
