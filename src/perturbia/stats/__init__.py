@@ -42,5 +42,6 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "variance_axes": ["PrincipalAxes", "principal_axes"],
         "control_scaling": ["ControlScaling", "fit_control_scaling"],
         "whitening": ["Whitening", "fit_whitening", "ledoit_wolf_shrinkage", "likely_shrinkage"],
+        "group_locations": ["GroupLocations", "locate_groups"],
     },
 )
