@@ -11,6 +11,7 @@ import pytest
 import scipy.sparse as sp
 
 import perturbia as pb
+from perturbia.datasets import bundled_modalities
 from perturbia.perturbation import as_perturbation
 
 DATA = resources.files("perturbia.datasets") / "data"
@@ -109,8 +110,9 @@ def test_note_states_source_and_licence(screen):
 
 def test_every_file_has_a_loader_and_a_note():
     files = {entry.name for entry in DATA.iterdir()}
-    names = {*FACTS, *pb.datasets.bundled_modalities.__all__}
-    assert files == {f"{name}{ending}" for name in names for ending in (".h5ad", ".md")}
+    names = {*FACTS, *bundled_modalities.__all__}
+    cells = {f"{name}{ending}" for name in names for ending in (".h5ad", ".md")}
+    assert files == cells | {"reactome_pairs.csv.gz", "reactome_pairs.md"}
 
 
 def test_package_data_stay_small():

@@ -42,8 +42,8 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "known_relations": ["RelationshipRecall", "relationship_recall"],
         "replicate_cosine": ["ReplicateConsistency", "replicate_consistency"],
         "replicate_retrieval": ["mean_average_precision"],
-        "mechanism_match": ["mechanism_accuracy"],
+        "mechanism_match": ["MechanismAccuracy", "mechanism_accuracy"],
         "effect_magnitude": ["perturbation_magnitude"],
-        "arm_proximity": ["proximity_bias"],
+        "arm_proximity": ["ProximityBias", "proximity_bias"],
     },
 )

@@ -1,0 +1,132 @@
+"""Rows of a screen as metrics of replicates read them: values, perturbation and batch of each."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from perturbia.errors import ControlError, LabelError, shorten
+from perturbia.metrics._row_order import content_order
+from perturbia.perturbation._profiles import label_design, profile_matrix, row_labels
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["ScreenRows", "read_screen", "unit_rows", "warn_left_out"]
+
+
+@dataclass(frozen=True)
+class ScreenRows:
+    """Rows of a screen, in an order that depends on their content alone.
+
+    Attributes
+    ----------
+    values
+        Shape (n_rows, n_features), float64.
+    names
+        Perturbations, sorted, shape (n_perturbations,).
+    codes
+        Position of the perturbation of every row in `names`, -1 for controls, shape (n_rows,).
+    batch_names
+        Batches, sorted; one, without a name, where batches were not given.
+    batches
+        Position of the batch of every row in `batch_names`, shape (n_rows,).
+    order
+        Position of every row in the data that were given, shape (n_rows,).
+    """
+
+    values: np.ndarray
+    names: np.ndarray
+    codes: np.ndarray
+    batch_names: np.ndarray
+    batches: np.ndarray
+    order: np.ndarray
+
+    @property
+    def n_rows(self) -> np.ndarray:
+        """Rows of every perturbation, shape (n_perturbations,)."""
+        return np.bincount(self.codes[self.codes >= 0], minlength=len(self.names))
+
+    def n_batches(self) -> np.ndarray:
+        """Batches that every perturbation has rows in, shape (n_perturbations,)."""
+        treated = self.codes >= 0
+        cells = np.unique(np.column_stack([self.codes[treated], self.batches[treated]]), axis=0)
+        return np.bincount(cells[:, 0], minlength=len(self.names))
+
+
+def read_screen(
+    data: Any,
+    perturbation_key: Any,
+    *,
+    use_rep: str | None,
+    control: str | Sequence[str] | None,
+    batch_key: Any,
+    sep: str,
+    least: int = 2,
+    require_control: bool = False,
+) -> ScreenRows:
+    """Read values, perturbations and batches; `least` perturbations are needed.
+
+    Raises
+    ------
+    FeatureMismatch, LabelError, ControlError, ValueError
+        Whatever is wrong with the representation, labels or controls, or values that are missing.
+    """
+    values = profile_matrix(data, use_rep=use_rep, argument="data", least_rows=2)
+    design = label_design(data, perturbation_key, control=control, sep=sep)
+    labels = design.labels().astype(str)
+    is_control = design.is_control
+    names, codes = np.unique(labels[~is_control], return_inverse=True)
+    if len(names) < least:
+        msg = (
+            f"perturbation_key: expected {least} perturbations or more besides controls, got {len(names)} "
+            f"({shorten(names.tolist()) or 'controls alone'})."
+        )
+        raise LabelError(msg)
+    if require_control and not is_control.any():
+        msg = f"control: expected control rows, got none. Name their label; labels are {shorten(names.tolist())}."
+        raise ControlError(msg)
+    code = np.full(len(labels), -1)
+    code[~is_control] = codes
+    if batch_key is None:
+        batch_names, batches = np.array([""]), np.zeros(len(labels), dtype=np.intp)
+    else:
+        batch_names, batches = np.unique(row_labels(data, batch_key, argument="batch_key"), return_inverse=True)
+    order = content_order(values, code, batches)
+    return ScreenRows(
+        values[order].astype(np.float64, copy=False), names, code[order], batch_names, batches[order], order
+    )
+
+
+def unit_rows(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows at length 1, and their squared lengths, which are 0 for rows without direction.
+
+    Warns
+    -----
+    RuntimeWarning
+        Rows that are zero: their cosine with every row counts as 0.
+    """
+    scale = np.maximum(values.max(axis=1, keepdims=True), -values.min(axis=1, keepdims=True))
+    unit = np.divide(values, scale, out=np.zeros(values.shape), where=scale > 0)
+    length = np.sqrt(np.einsum("ij,ij->i", unit, unit))[:, None]
+    np.divide(unit, length, out=unit, where=length > 0)
+    if (n_zero := int((scale == 0).sum())) > 0:
+        warnings.warn(
+            f"data: {n_zero} of {len(values)} rows are zero and have no direction; their cosine with every row counts as 0.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+    return unit, (scale[:, 0] > 0).astype(np.float64)
+
+
+def warn_left_out(names: np.ndarray, reason: str, *, argument: str = "perturbation_key") -> None:
+    """Say which perturbations have no score, and why; nothing if there are none."""
+    if len(names) > 0:
+        warnings.warn(
+            f"{argument}: {len(names)} perturbations have {reason}; their scores are NaN ({shorten(names.tolist(), limit=3)}).",
+            RuntimeWarning,
+            stacklevel=4,  # of the user, beyond a helper of the metric
+        )
