@@ -70,8 +70,8 @@ docs: venv ## Build the documentation; a warning is an error
 tutorials: venv ## Execute every notebook in place: the tutorials and those of the docs
 	$(BIN)/python scripts/execute_tutorials.py
 
-bench: venv ## Run the benchmarks, but for the published protocols, which need whole public screens
-	@for script in $(filter-out benchmarks/published_protocols.py,$(wildcard benchmarks/[a-z]*.py)); do echo "== $$script"; $(BIN)/python "$$script" $(BENCH_ARGS); done
+bench: venv ## Run the benchmarks, but for those that need public data
+	@for script in $(filter-out benchmarks/published_protocols.py benchmarks/image_profiles.py,$(wildcard benchmarks/[a-z]*.py)); do echo "== $$script"; $(BIN)/python "$$script" $(BENCH_ARGS); done
 
 bench-peers-venv: ## Build the environment of the tools that benchmarks compare with
 	$(PYTHON) -m venv $(PEERS_VENV)

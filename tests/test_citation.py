@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import perturbia as pb
-from perturbia.citation import _ENTRIES, _SOURCES
+from perturbia._bibliography import ENTRIES
+from perturbia.citation import _SOURCES
 
 
 def keys(text: str) -> list[str]:
@@ -17,8 +18,8 @@ def keys(text: str) -> list[str]:
 
 
 def test_every_source_is_an_entry_and_every_entry_has_its_fields():
-    assert {key for sources in _SOURCES.values() for key in sources} <= set(_ENTRIES)
-    for key, (kind, fields) in _ENTRIES.items():
+    assert {key for sources in _SOURCES.values() for key in sources} <= set(ENTRIES)
+    for key, (kind, fields) in ENTRIES.items():
         assert {"author", "title"} <= set(fields), key
         assert kind != "article" or {"journal", "year", "doi"} <= set(fields), key
 
@@ -42,6 +43,15 @@ def test_every_model_and_data_set_can_be_cited():
         ("papalexi_2021", "papalexi2021"),
     ):
         assert keys(pb.cite(getattr(pb.datasets, name))) == ["perturbia", study, "peidli2024"]
+
+
+def test_scores_of_maps_and_their_results_can_be_cited():
+    assert keys(pb.cite(pb.metrics.relationship_recall)) == ["perturbia", "celik2024"]
+    assert keys(pb.cite(pb.pp.typical_variation_normalization)) == ["perturbia", "ando2017", "celik2024"]
+    assert keys(pb.cite(pb.datasets.reactome_pairs)) == ["perturbia", "gillespie2022"]
+    profiles = np.random.default_rng(0).normal(size=(8, 3))
+    result = pb.metrics.replicate_consistency(profiles, np.repeat(["A", "B", "C", "D"], 2), n_null=20)
+    assert keys(pb.cite(result)) == ["perturbia", "celik2024", "kenyondean2024"]
 
 
 def test_entries_come_once_and_braces_balance():

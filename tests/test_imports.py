@@ -22,7 +22,7 @@ SOURCE = ROOT / "src" / "perturbia"
 
 # A room may import from its own floor and from the floors below it.
 FLOORS = [
-    {"_keys", "citation", "errors", "perturbation", "stats", "nn", "metrics"},
+    {"_bibliography", "_keys", "citation", "errors", "perturbation", "stats", "nn", "metrics"},
     {"datasets", "pp", "model"},
     {"tl"},
     {"design", "virtual"},
