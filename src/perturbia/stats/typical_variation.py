@@ -18,6 +18,7 @@ __all__ = ["WhiteningChoice", "choose_whitening", "published_tvn", "recolour_bat
 _SHRINKAGES = (0.01, 0.03, 0.1, 0.3, 0.6, 1.0)
 _N_RANKS = 8
 _LEAST_RANK = 8
+_LEAD = 2  # standard errors by which whitening has to be ahead
 
 ChooseBy = Literal["replicates", "ledoit_wolf", "likelihood"]
 
@@ -65,9 +66,9 @@ def choose_whitening(
     rank, shrinkage
         Given, or to be chosen.
     choose_by
-        ``"replicates"``: of the pairs whose score is within a standard error of the best, over perturbations, the one
-        that changes least: most shrinkage, then most axes. The others choose shrinkage from the controls alone, and
-        keep all axes.
+        ``"replicates"``: all axes and a shrinkage of 1, unless the best pair is ahead of that by two standard errors over
+        perturbations; then, of the pairs within one of the best, the one that changes least: most shrinkage, then most
+        axes. The others choose shrinkage from the controls alone, and keep all axes.
     controls
         Centred and scaled control rows, (n_controls, n_features).
     control_folds
@@ -89,7 +90,7 @@ def choose_whitening(
     if choose_by == "replicates":
         tried = _tried(whitening, _ranks(whitening, rank), _shrinkages(shrinkage), rows, score)
         if len(tried):
-            best = tried[tried["below"] <= tried["standard_error"]].sort_values(["shrinkage", "rank"]).iloc[-1]
+            best = _most_cautious(tried, n_features)
             return WhiteningChoice(int(best["rank"]), float(best["shrinkage"]), "replicates", tried)
         choose_by = "ledoit_wolf"
     if shrinkage == "auto":
@@ -98,6 +99,16 @@ def choose_whitening(
         else:
             shrinkage = ledoit_wolf_shrinkage(controls)
     return WhiteningChoice(n_features if rank == "auto" else min(rank, n_features), shrinkage, choose_by, nothing)
+
+
+def _most_cautious(tried: pd.DataFrame, n_features: int) -> pd.Series:
+    """The pair that changes least of those that are as good as the best."""
+    plain = tried[(tried["rank"] == n_features) & (tried["shrinkage"] == 1)]
+    # the best of many pairs is ahead by luck alone, so that one standard error is not enough
+    if len(plain) and (plain["below"] <= _LEAD * plain["standard_error"]).all():
+        return plain.iloc[0]
+    as_good = tried[tried["below"] <= tried["standard_error"]]
+    return as_good.sort_values(["shrinkage", "rank"]).iloc[-1]
 
 
 def _ranks(whitening: Whitening, rank: int | Literal["auto"]) -> list[int]:
