@@ -1,18 +1,26 @@
-"""A small alignment with everything that goes wrong in one: unequal groups, cells without partner, cells without mass."""
+"""A small alignment with everything that goes wrong in one, and profiles in every form that data come in.
+
+The alignment has unequal groups, cells without partner, and cells without mass.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse as sp
 
 from perturbia.stats import Coupling
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+FORMS = ["dense", "float32", "int", "csr", "csc", "view", "backed", "obsm", "frame in obsm", "frame"]
 
 SOURCE_SIZES = {"a": 5, "b": 9, "only_source": 2, "single": 1}
 TARGET_SIZES = {"a": 7, "b": 6, "only_target": 3, "single": 1}
@@ -111,3 +119,41 @@ def alignment() -> Alignment:
 def held(request: pytest.FixtureRequest, alignment: Alignment) -> Any:
     """The plan of `alignment` in every form."""
     return held_as(request.param, alignment)
+
+
+@pytest.fixture(params=FORMS)
+def in_form(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., tuple[Any, dict[str, Any]]]:
+    """Profiles and labels in one of the forms that data come in, and what a metric is told to read them.
+
+    Labels are given by argument: ``perturbation_key`` becomes column ``perturbation``, and the first has a category more.
+    """
+
+    def make(values: np.ndarray, **labels: np.ndarray) -> tuple[Any, dict[str, Any]]:
+        form = request.param
+        if form == "frame":
+            return pd.DataFrame(values), dict(zip(labels, map(list, labels.values()), strict=True))
+        keys = {argument: argument.removesuffix("_key") for argument in labels}
+        obs = pd.DataFrame({keys[argument]: column for argument, column in labels.items()})
+        obs.index = [f"w{i}" for i in range(len(values))]
+        first = obs.columns[0]
+        obs[first] = pd.Categorical(obs[first], categories=[*sorted(set(obs[first])), "unused"])
+        adata = ad.AnnData(values, obs=obs)
+        if form == "view":
+            more = adata[:3].copy()
+            more.X += 1
+            adata = ad.concat([adata, more], index_unique="-")[: len(values)]
+            assert adata.is_view
+        elif form == "backed":
+            adata.write_h5ad(tmp_path / "a.h5ad")
+            adata = ad.read_h5ad(tmp_path / "a.h5ad", backed="r")
+        elif form in ("obsm", "frame in obsm"):
+            adata.obsm["X_rep"] = values if form == "obsm" else pd.DataFrame(values, index=obs.index)
+            adata.X = values * np.nan
+            keys["use_rep"] = "X_rep"
+        elif form in ("csr", "csc"):
+            adata.X = getattr(sp, f"{form}_matrix")(values)
+        elif form != "dense":
+            adata.X = values.astype(form)
+        return adata, keys
+
+    return make

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import warnings
 
-import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
-import scipy.sparse as sp
 from scipy import stats
 from scipy.spatial.distance import cdist
 
@@ -122,27 +120,10 @@ def test_too_few_replicates_and_batches_without_controls():
     assert with_fewer.notna().all(axis=None)
 
 
-@pytest.mark.parametrize("form", ["frame", "view", "backed", "csr", "csc", "obsm", "float32", "int"])
-def test_forms_of_data(form, tmp_path):
+def test_forms_of_data(in_form):
     values, labels, batches = screen(8)
     values = np.rint(8 * values)
-    obs = pd.DataFrame({"gene": pd.Categorical(labels, categories=[*sorted(set(labels)), "unused"]), "plate": batches})
-    obs.index = [f"w{i}" for i in range(len(obs))]
-    data, keys = ad.AnnData(values, obs=obs), {"perturbation_key": "gene", "batch_key": "plate"}
-    if form == "frame":
-        data, keys = pd.DataFrame(values), {"perturbation_key": labels, "batch_key": batches}
-    elif form == "view":
-        data = ad.concat([data, data[:3]], index_unique="-")[: len(values)]
-    elif form == "backed":
-        data.write_h5ad(tmp_path / "a.h5ad")
-        data = ad.read_h5ad(tmp_path / "a.h5ad", backed="r")
-    elif form == "obsm":
-        data.obsm["X_rep"], data.X = values, values * np.nan
-        keys["use_rep"] = "X_rep"
-    elif form in ("csr", "csc"):
-        data.X = getattr(sp, f"{form}_matrix")(values)
-    else:
-        data.X = values.astype(form)
+    data, keys = in_form(values, perturbation_key=labels, batch_key=batches)
     expected = perturbation_magnitude(values, labels, batch_key=batches, n_permutations=20)
     pd.testing.assert_frame_equal(perturbation_magnitude(data, n_permutations=20, **keys), expected)
 

@@ -17,7 +17,8 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from perturbia.errors import ControlError, FeatureMismatch, LabelError
 from perturbia.metrics import _pair_similarities, relationship_recall
 from perturbia.metrics._degree_matching import edge_probabilities
-from perturbia.metrics._pair_similarities import count_cosines, unit_rows
+from perturbia.metrics._pair_similarities import count_cosines
+from perturbia.stats.row_cosines import unit_rows
 
 PERCENTILES = ((0.05, 0.95), (0.1, 0.9), (0.0, 0.8), (0.25, 0.5), (0.3, 1.0))
 
@@ -127,7 +128,7 @@ def test_equal_profiles_are_tied_wherever_they_are():
 @pytest.mark.parametrize("weighted", [False, True])
 def test_ranks_are_those_of_the_sorted_cosines(features, weighted):
     rng = np.random.default_rng(1)
-    units = unit_rows(features.to_numpy(dtype=float), features.index.to_numpy(), argument="map")
+    units, _ = unit_rows(features.to_numpy(dtype=float))
     first, second = np.triu_indices(len(units), 1)
     weights = edge_probabilities(rng.integers(1, 6, size=len(units))) if weighted else None
     share = weights.of(first, second) if weighted else np.ones(len(first))

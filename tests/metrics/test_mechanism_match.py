@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
-import scipy.sparse as sp
 
 from perturbia.errors import FeatureMismatch, LabelError
 from perturbia.metrics import mechanism_accuracy
@@ -170,28 +168,10 @@ def test_one_compound_a_mechanism_and_one_scored_compound():
     assert np.isfinite(result.standard_error)
 
 
-@pytest.mark.parametrize("form", ["frame", "view", "backed", "csr", "csc", "obsm", "float32", "int"])
-def test_forms_of_data(form, tmp_path):
+def test_forms_of_data(in_form):
     values, mechanisms, compounds, batches = library(9)
     values = np.rint(8 * values)
-    obs = pd.DataFrame({"moa": pd.Categorical(mechanisms, categories=[*sorted(set(mechanisms)), "unused"]),
-                        "drug": compounds, "plate": batches}, index=[f"w{i}" for i in range(len(values))])  # fmt: skip
-    data, keys = ad.AnnData(values, obs=obs), {"mechanism_key": "moa", "compound_key": "drug", "batch_key": "plate"}
-    if form == "frame":
-        data = pd.DataFrame(values)
-        keys = {"mechanism_key": mechanisms, "compound_key": list(compounds), "batch_key": pd.Series(batches)}
-    elif form == "view":
-        data = ad.concat([data, data[:3]], index_unique="-")[: len(values)]
-    elif form == "backed":
-        data.write_h5ad(tmp_path / "a.h5ad")
-        data = ad.read_h5ad(tmp_path / "a.h5ad", backed="r")
-    elif form == "obsm":
-        data.obsm["X_rep"], data.X = values, values * np.nan
-        keys["use_rep"] = "X_rep"
-    elif form in ("csr", "csc"):
-        data.X = getattr(sp, f"{form}_matrix")(values)
-    else:
-        data.X = values.astype(form)
+    data, keys = in_form(values, mechanism_key=mechanisms, compound_key=compounds, batch_key=batches)
     expected = mechanism_accuracy(values, mechanisms, compound_key=compounds, batch_key=batches)
     result = mechanism_accuracy(data, **keys)
     pd.testing.assert_frame_equal(result.table, expected.table)

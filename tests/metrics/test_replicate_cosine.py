@@ -9,7 +9,6 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
-import scipy.sparse as sp
 from scipy import stats
 
 from perturbia.errors import ControlError, FeatureMismatch, LabelError
@@ -326,32 +325,11 @@ def as_anndata(values, labels, batches) -> ad.AnnData:
     return ad.AnnData(values, obs=obs)
 
 
-@pytest.mark.parametrize("form", ["dense", "float32", "csr", "csc", "view", "backed", "obsm", "frame", "int"])
-def test_forms_of_data(form, tmp_path):
+def test_forms_of_data(in_form):
     values, labels, batches = screen(14, scale=1.0)
     values = np.rint(values * 8)
-    adata = as_anndata(values, labels, batches)
-    keys = {"perturbation_key": "gene", "batch_key": "plate"}
-    if form == "float32":
-        adata.X = values.astype(np.float32)
-    elif form == "int":
-        adata.X = values.astype(np.int64)
-    elif form in ("csr", "csc"):
-        adata.X = getattr(sp, f"{form}_matrix")(values)
-    elif form == "view":
-        extra = as_anndata(values[:5] + 1, labels[:5], batches[:5])
-        adata = ad.concat([adata, extra], index_unique="-")[: len(labels)]
-        assert adata.is_view
-    elif form == "backed":
-        adata.write_h5ad(tmp_path / "a.h5ad")
-        adata = ad.read_h5ad(tmp_path / "a.h5ad", backed="r")
-    elif form == "obsm":
-        adata.obsm["X_rep"] = values
-        adata.X = values * np.nan
-        keys["use_rep"] = "X_rep"
-    elif form == "frame":
-        adata, keys = pd.DataFrame(values), {"perturbation_key": labels, "batch_key": list(batches)}
-    result = scored(adata, n_null=50, **keys)
+    data, keys = in_form(values, perturbation_key=labels, batch_key=batches)
+    result = scored(data, n_null=50, **keys)
     expected = scored(values, labels, batch_key=batches, n_null=50)
     pd.testing.assert_frame_equal(result.table, expected.table, check_exact=True)
     assert result.ks == expected.ks

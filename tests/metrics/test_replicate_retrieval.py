@@ -6,7 +6,6 @@ import itertools
 import json
 from pathlib import Path
 
-import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,8 +13,8 @@ from scipy import stats
 
 from perturbia.errors import ControlError, FeatureMismatch, LabelError
 from perturbia.metrics import mean_average_precision
-from perturbia.metrics._false_discovery import q_values
 from perturbia.metrics._ranked_positives import chance_precision, random_precision
+from perturbia.stats._false_discovery import q_values
 
 FIXTURE = Path(__file__).parent / "fixtures" / "copairs_average_precision.json"
 
@@ -293,29 +292,11 @@ def test_rows_without_direction():
     assert table.notna().all(axis=None)
 
 
-@pytest.mark.parametrize("form", ["view", "backed", "csc", "obsm", "int"])
-def test_forms_of_data(form, tmp_path):
+def test_forms_of_data(in_form):
     values, labels, batches = screen(11)
     values = np.rint(8 * values)
-    obs = pd.DataFrame({"gene": pd.Categorical(labels, categories=[*sorted(set(labels)), "unused"]), "plate": batches})
-    obs.index = [f"w{i}" for i in range(len(obs))]
-    adata = ad.AnnData(values, obs=obs)
-    use_rep = None
-    if form == "view":
-        adata = ad.concat([adata, adata[:3]], index_unique="-")[: len(labels)]
-    elif form == "backed":
-        adata.write_h5ad(tmp_path / "a.h5ad")
-        adata = ad.read_h5ad(tmp_path / "a.h5ad", backed="r")
-    elif form == "csc":
-        import scipy.sparse as sp
-
-        adata.X = sp.csc_matrix(values)
-    elif form == "obsm":
-        adata.obsm["X_rep"], use_rep = pd.DataFrame(values, index=obs.index), "X_rep"
-        adata.X = values * np.nan
-    elif form == "int":
-        adata.X = values.astype(int)
-    table = mean_average_precision(adata, "gene", batch_key="plate", use_rep=use_rep, n_null=50)
+    data, keys = in_form(values, perturbation_key=labels, batch_key=batches)
+    table = mean_average_precision(data, n_null=50, **keys)
     pd.testing.assert_frame_equal(table, mean_average_precision(values, labels, batch_key=batches, n_null=50))
 
 

@@ -435,3 +435,19 @@ def test_views_of_files_need_a_copy(tmp_path):
     view = ad.read_h5ad(tmp_path / "screen.h5ad", backed="r")[list(range(107))]
     with pytest.raises(UnsupportedQuery, match="view of a backed file. Use copy=True"):
         curated(view, copy=False)
+
+
+def test_every_label_of_controls_is_sampled_and_listed():
+    wells = pb.datasets.simulate_plates(n_complexes=3, n_single_genes=2, n_plates=4, n_controls=10)
+    controls = (wells.obs["perturbation"] == "control").to_numpy()
+    spelled = wells.obs["perturbation"].astype(str).to_numpy()
+    spelled[controls] = np.where(np.arange(controls.sum()) % 2 == 0, "DMSO", "0")
+    wells.obs["perturbation"] = spelled
+    options = {"batch_key": "plate", "consistency": None, "min_wells": 2, "min_batches": 2, "control_fraction": 0.5}
+    pb.pp.curate_perturbations(wells, control=["DMSO", "0"], **options)
+    table = wells.uns["curated"]["table"]
+    assert table.loc[["0", "DMSO"], "reason"].tolist() == ["control", "control"]
+    assert table.loc[["0", "DMSO"], "n_obs"].tolist() == [20, 20]
+    assert wells.obs["curated"][controls].sum() == table.loc[["0", "DMSO"], "n_kept"].sum()
+    with pytest.raises(ValueError, match="key_added: expected the key"):
+        pb.pp.curate_perturbations(wells, control=["DMSO", "0"], key_added=None, **options)

@@ -34,6 +34,20 @@ def test_controls_are_white_and_centred(many, method):
     np.testing.assert_allclose(controls.mean(axis=0), 0, atol=1e-5)
 
 
+@pytest.mark.parametrize("unit", [1e-4, 1e4])
+def test_the_unit_of_features_does_not_matter(many, unit):
+    many.X = many.X.astype(np.float64) * unit
+    pb.pp.spherize(many)
+    np.testing.assert_allclose(np.cov(many.obsm[KEY][is_control(many)].T), np.eye(24), atol=1e-3)
+
+
+def test_some_controls_can_be_left_out(many):
+    many.obs["fit"] = is_control(many) & (many.obs["plate"] != "plate_02").to_numpy()
+    pb.pp.spherize(many, fit_on="fit", epsilon=0)
+    np.testing.assert_allclose(np.cov(many.obsm[KEY][many.obs["fit"]].T), np.eye(24), atol=1e-5)
+    assert many.uns[KEY]["n_controls"] == 80
+
+
 @pytest.mark.parametrize("shift", [0.0, 1e4])
 def test_data_far_from_zero_are_whitened_too(many, shift):
     many.X = many.X.astype(np.float64) + shift

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import warnings
+
 import anndata as ad
 import numpy as np
 import pandas as pd
@@ -78,6 +80,23 @@ class TestWhiteness:
             controls = wells.obsm[KEY][is_control(wells) & (wells.obs["plate"] == plate)]
             np.testing.assert_allclose(np.cov(controls.T), np.eye(20), atol=1e-4)
 
+    def test_covariance_by_batch_along_the_axes_kept(self):
+        wells = pb.datasets.simulate_plates(n_plates=2, n_controls=40, n_features=20, n_factors=20)
+        options = {"batch_key": "plate", "rank": 5, "shrinkage": 0.3, "batch_prior": 0, "copy": True}
+        features, axes = (
+            pb.pp.typical_variation_normalization(wells, **options, as_axes=as_axes).obsm[KEY]
+            for as_axes in (False, True)
+        )
+        assert np.isfinite(features).all()
+        np.testing.assert_allclose(features @ features.T, axes @ axes.T, atol=1e-3)
+        controls = axes[is_control(wells) & (wells.obs["plate"] == "plate_01").to_numpy()]
+        np.testing.assert_allclose(np.cov(controls.T), np.eye(5), atol=1e-4)
+
+    def test_there_are_no_more_axes_than_controls_give(self, wells):
+        few = wells[~is_control(wells) | (np.arange(wells.n_obs) % 3 == 0)].copy()
+        pb.pp.typical_variation_normalization(few, batch_key="plate", rank=35, shrinkage=0.2, as_axes=True)
+        assert few.obsm[KEY].shape[1] == few.uns[KEY]["rank"] == is_control(few).sum() - 4
+
 
 class TestPublished:
     def test_it_is_the_published_code(self):
@@ -141,6 +160,60 @@ class TestBatchOffsets:
         assert np.sqrt(np.mean(means**2)) == pytest.approx(expected, rel=0.15)
 
 
+class TestHeldOutControls:
+    def test_controls_that_took_no_part_are_aligned_like_any_row(self, wells):
+        wells.obs["fit"] = is_control(wells) & (wells.obs["well"].to_numpy() % 2 == 0)
+        others = is_control(wells) & ~wells.obs["fit"].to_numpy()
+        renamed = wells.copy()
+        renamed.obs["perturbation"] = renamed.obs["perturbation"].astype(str).where(~others, "other")
+        pb.pp.typical_variation_normalization(wells, batch_key="plate", fit_on="fit", choose_by="ledoit_wolf")
+        pb.pp.typical_variation_normalization(renamed, batch_key="plate", choose_by="ledoit_wolf")
+        np.testing.assert_allclose(wells.obsm[KEY], renamed.obsm[KEY], atol=1e-5)
+        assert wells.uns[KEY]["fit_on"] == "fit"
+        assert wells.uns[KEY]["batches"]["n_controls"].sum() == wells.obs["fit"].sum()
+
+    def test_they_are_no_perturbation_to_choose_by(self, wells):
+        wells.obs["fit"] = is_control(wells) & (wells.obs["well"].to_numpy() % 2 == 0)
+        without = wells[~is_control(wells) | wells.obs["fit"].to_numpy()].copy()
+        for one in (wells, without):
+            pb.pp.typical_variation_normalization(one, batch_key="plate", fit_on="fit")
+        pd.testing.assert_frame_equal(wells.uns[KEY]["candidates"], without.uns[KEY]["candidates"])
+
+    def test_against_them_genes_without_an_effect_are_not_far(self):
+        options = {"n_complexes": 4, "n_single_genes": 24, "n_replicates": 4, "n_controls": 12, "effect_scale": 0.0}
+        wells = pb.datasets.simulate_plates(**options, seed=5)
+        wells.obs["fit"] = is_control(wells) & (wells.obs["well"].to_numpy() % 2 == 0)
+        shares = {}
+        for fit_on in (None, "fit"):
+            pb.pp.typical_variation_normalization(
+                wells, batch_key="plate", rank=None, shrinkage=0.05, fit_on=fit_on, key_added=f"X_{fit_on}"
+            )
+            rows = wells if fit_on is None else wells[~wells.obs["fit"]].copy()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                found = pb.metrics.perturbation_magnitude(
+                    rows, "perturbation", use_rep=f"X_{fit_on}", batch_key="plate", n_permutations=200
+                )
+            shares[fit_on] = float((found["p_value"] <= 0.05).mean())
+        assert shares[None] > 0.9
+        assert shares["fit"] < 0.2
+
+    @pytest.mark.parametrize(("column", "error", "message"), [
+        ("nowhere", LabelError, "fit_on: expected a boolean column of adata.obs, got 'nowhere'"),
+        ("plate", LabelError, "fit_on: expected a boolean column .* got dtype category"),
+        ("nobody", ControlError, r"fit_on: expected control rows marked .* got none of 48 controls"),
+    ])  # fmt: skip
+    def test_bad_columns(self, wells, column, error, message):
+        wells.obs["nobody"] = False
+        for function in (
+            pb.pp.typical_variation_normalization,
+            pb.pp.standardize_by_controls,
+            pb.pp.spherize,
+        ):
+            with pytest.raises(error, match=message):
+                function(wells, fit_on=column)
+
+
 class TestChoice:
     def test_it_is_never_worse_than_standardising(self):
         for n_controls in (3, 12, 60):
@@ -175,15 +248,14 @@ class TestChoice:
         pb.pp.typical_variation_normalization(wells, batch_key="plate")
         found = wells.uns[KEY]
         table = found["candidates"]
-        plain = table[(table["rank"] == wells.n_vars) & (table["shrinkage"] == 1)].iloc[0]
         as_good = table[table["below"] <= table["standard_error"]]
         assert table["score"].idxmax() in as_good.index
-        assert (plain["below"] <= 2 * plain["standard_error"]) == is_plain
+        assert (found["lead"] <= 2 * found["lead_standard_error"]) == is_plain
         if is_plain:
             assert (found["rank"], found["shrinkage"]) == (wells.n_vars, 1)
         else:
-            assert found["shrinkage"] == as_good["shrinkage"].max()
-            assert found["rank"] == as_good.loc[as_good["shrinkage"] == found["shrinkage"], "rank"].max()
+            assert found["rank"] == as_good["rank"].max()
+            assert found["shrinkage"] == as_good.loc[as_good["rank"] == found["rank"], "shrinkage"].max()
         assert found["chosen_by"] == "replicates"
 
     def test_candidates_are_scored_by_retrieval_of_replicates(self, wells):
@@ -284,6 +356,7 @@ def test_a_perturbation_a_batch_compares_replicates_within(wells):
     (None, {"shrinkage": -0.1}, ValueError, "shrinkage"),
     (None, {"choose_by": "eye"}, ValueError, "'likelihood', got 'eye'"),
     (None, {"seed": -1}, ValueError, "seed"),
+    (None, {"key_added": None}, ValueError, "key_added: expected the key to write to as text, got None"),
     (None, {"max_rows": 1}, ValueError, "max_rows: expected a whole number of 2 or more"),
     (None, {"batch_prior": -1}, ValueError, "batch_prior"),
     (None, {"batch_prior": 0, "batch_key": "plate"}, ControlError, "batch_prior: expected a number above 0"),

@@ -84,3 +84,11 @@ def test_far_from_zero_no_digit_is_lost(rows):
     X, is_control, batches = rows
     near, far = (fit_control_scaling(X + offset, is_control, batches, prior=3.0) for offset in (0.0, 1e7))
     np.testing.assert_allclose(near.scale, far.scale, rtol=1e-6)
+
+
+def test_counts_that_are_mostly_zero_are_scaled_by_their_standard_deviation():
+    rng = np.random.default_rng(0)
+    X = (rng.random((60, 3)) < [0.1, 0.3, 0.6]) * rng.poisson(3, (60, 3)).astype(float)
+    found = fit_control_scaling(X, np.ones(60, dtype=bool), np.zeros(60, dtype=int), method="robust")
+    assert found.n_constant == 0
+    np.testing.assert_allclose(found.scale[0, :2], X[:, :2].std(axis=0), rtol=1e-9)

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 from sklearn.metrics.pairwise import cosine_similarity
 
+from perturbia.stats import row_cosines
 from perturbia.stats.row_cosines import (
     cosine_errors,
     cosine_matrix,
     largest_cosines,
     nearest_rows,
+    pair_cosines,
     pairs_at_most,
     unit_rows,
 )
@@ -36,6 +38,30 @@ def test_scale_does_not_matter(X, scale):
     units, length = unit_rows(X * scale)
     np.testing.assert_allclose(units, unit_rows(X)[0], rtol=1e-14)
     np.testing.assert_allclose(length, np.linalg.norm(X, axis=1) * scale, rtol=1e-12)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(("value", "length"), [(5e-324, 2 * 5e-324), (1.7e308, np.inf)])
+def test_ends_of_the_range_have_directions(value, length):
+    units, found = unit_rows(np.array([[value, -value, value, value]]))
+    assert units.tolist() == [[0.5, -0.5, 0.5, 0.5]]
+    assert found.tolist() == [length]
+
+
+def test_what_is_given_stays_as_it_is(X):
+    before = X.copy()
+    unit_rows(X)
+    unit_rows(X, metric="pearson")
+    np.testing.assert_array_equal(X, before)
+
+
+@pytest.mark.parametrize("entries", [1, 30, 10_000])
+def test_cosines_of_some_pairs(X, entries, monkeypatch):
+    monkeypatch.setattr(row_cosines, "_BLOCK_ENTRIES", entries)
+    first, second = np.triu_indices(len(X))
+    found = pair_cosines(unit_rows(X)[0], first, second)
+    np.testing.assert_allclose(found, cosine_similarity(X)[first, second], atol=1e-14)
+    assert pair_cosines(unit_rows(X)[0], first[:0], second[:0]).shape == (0,)
 
 
 @pytest.mark.parametrize("metric", ["cosine", "pearson"])

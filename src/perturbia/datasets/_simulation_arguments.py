@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
+from perturbia.stats._settings import is_number, is_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -26,28 +25,28 @@ _WHOLE_IN_FLOAT32 = 2**24
 
 def check_count(name: str, value: Any, *, least: int = 1) -> None:
     """Refuse anything but a whole number of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+    if not is_whole(value, least=least):
         msg = f"{name}: expected a whole number of at least {least}, got {value!r}. Pass an int of {least} or more."
         raise ValueError(msg)
 
 
 def check_positive(name: str, value: Any) -> None:
     """Refuse anything but a finite number above zero."""
-    if not (_is_number(value) and value > 0):
+    if not (is_number(value) and value > 0):
         msg = f"{name}: expected a positive finite number, got {value!r}. Pass a number above 0."
         raise ValueError(msg)
 
 
 def check_not_negative(name: str, value: Any) -> None:
     """Refuse anything but a finite number of at least zero."""
-    if not (_is_number(value) and value >= 0):
+    if not is_number(value, least=0):
         msg = f"{name}: expected zero or a positive finite number, got {value!r}. Pass 0 or more."
         raise ValueError(msg)
 
 
 def check_share(name: str, value: Any, *, with_one: bool) -> None:
     """Refuse anything but a number from 0 to 1, the upper end in or out."""
-    if not (_is_number(value) and value >= 0 and (value < 1 or (with_one and value == 1))):
+    if not (is_number(value, least=0) and (value < 1 or (with_one and value == 1))):
         span = "from 0 to 1" if with_one else "from 0 to below 1"
         msg = f"{name}: expected a number {span}, got {value!r}. Pass a share, such as 0.2 for 20 %."
         raise ValueError(msg)
@@ -81,11 +80,3 @@ def check_injective(n_latent: int, n_hidden: int, n_genes: int) -> None:
             f"is injective, got {n_hidden!r}. Change n_hidden, the latents or n_genes."
         )
         raise ValueError(msg)
-
-
-def _is_number(value: Any) -> bool:
-    return (
-        isinstance(value, int | float | np.integer | np.floating)
-        and not isinstance(value, bool)
-        and math.isfinite(value)
-    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -25,6 +25,8 @@ __all__ = ["simulate_plates"]
 
 # spread of the standard deviations of features' own noise: factors of e^sd
 _NOISE_SPREAD = 0.5
+# length of a direction that has none
+_ZERO = 1e-12
 
 
 def simulate_plates(
@@ -86,7 +88,7 @@ def simulate_plates(
     n_effects
         Axes along which genes act.
     n_nuisances
-        Axes along which all wells vary.
+        Axes along which all wells vary; fewer than `n_factors`, unless `overlap` is 1.
     n_factors
         Factors that features measure; at most `n_features`. Directions of features beyond them hold error alone.
     feature_noise
@@ -128,8 +130,8 @@ def simulate_plates(
 
     Notes
     -----
-    Plates hold other genes, and equal numbers of wells up to one, so that a plate is no gene's own. Memory and time are
-    those of the wells × features.
+    Plates hold other genes, and equal numbers of treated wells up to one, so that a plate is no gene's own. Memory and
+    time are those of the wells × features.
 
     Examples
     --------
@@ -142,23 +144,15 @@ def simulate_plates(
     """
     _check(locals())
     rng = np.random.default_rng(seed)
-    n_genes = n_complexes * genes_per_complex + n_single_genes
-    genes = [f"G{i + 1:0{max(3, len(str(n_genes)))}d}" for i in range(n_genes)]
-    member_of = np.repeat(np.arange(n_complexes), genes_per_complex)
-    complexes = [f"C{i + 1:0{max(2, len(str(n_complexes)))}d}" for i in range(n_complexes)]
-    complex_of = np.array([*(complexes[i] for i in member_of), *["none"] * n_single_genes])
-
+    genes, complex_of, member_of = _library(n_complexes, genes_per_complex, n_single_genes)
     nuisances = _unit(rng.normal(size=(n_nuisances, n_factors))) / np.sqrt(1 + np.arange(n_nuisances))[:, None]
     axes = _effect_axes(rng, n_effects, nuisances, overlap)
     loadings = rng.normal(size=(n_factors, n_features))
     loadings /= np.linalg.norm(loadings, axis=0)
-    shared = _unit(rng.normal(size=(n_complexes, n_effects)))[member_of]
-    own = _unit(rng.normal(size=(n_genes, n_effects)))
-    own[: len(shared)] = np.sqrt(likeness) * shared + np.sqrt(1 - likeness) * own[: len(shared)]
-    effects = effect_scale * _unit(_unit(own) @ axes)
-    strength = np.exp(rng.normal(0, guide_spread, (n_genes, n_guides)))
+    effects = effect_scale * _gene_directions(rng, axes, len(genes), member_of, likeness)
+    strength = np.exp(rng.normal(0, guide_spread, (len(genes), n_guides)))
 
-    gene, guide, dose, replicate, plate = _layout(rng, n_genes, n_guides, len(doses), n_replicates, n_plates)
+    gene, guide, dose, replicate, plate = _layout(rng, len(genes), n_guides, len(doses), n_replicates, n_plates)
     given = np.asarray(doses, dtype=np.float64)
     share = 2 * given / (1 + given)
     mean = effects[gene] * (strength[gene, guide] * share[dose])[:, None]
@@ -174,19 +168,8 @@ def simulate_plates(
     values = factors @ loadings + errors * rng.normal(size=(len(mean), n_features))
     values = offsets[plate] + scales[plate] * values
 
-    controls = np.full(n_control_wells, "control", dtype=object)
-    names = np.array(genes, dtype=object)
-    obs = pd.DataFrame(
-        {
-            "perturbation": np.r_[names[gene], controls],
-            "guide": np.r_[
-                np.array([f"{genes[g]}-{k + 1}" for g, k in zip(gene, guide, strict=True)], object), controls
-            ],
-            "replicate": np.r_[(replicate + 1).astype(str).astype(object), controls],
-            _keys.OBS_COMPLEX: np.r_[complex_of[gene].astype(object), controls],
-            "plate": np.array([f"plate_{i + 1:0{max(2, len(str(n_plates)))}d}" for i in range(n_plates)])[plate],
-        }
-    ).astype("category")
+    obs = _described(genes, complex_of, gene, guide, replicate, n_control_wells)
+    obs["plate"] = pd.Categorical(_numbered("plate_", n_plates, width=2)[plate])
     obs["dose"] = np.r_[given[dose], np.zeros(n_control_wells)]
     order = np.lexsort((rng.random(len(plate)), plate))
     return _as_anndata(
@@ -194,8 +177,8 @@ def simulate_plates(
         obs.iloc[order],
         mean[order] @ loadings,
         {
-            "relationships": _pairs(genes, member_of),
-            "genes": np.array(genes),
+            "relationships": _pairs(genes.tolist(), member_of),
+            "genes": genes,
             "complexes": complex_of,
             "effects": (effects @ loadings).astype(np.float32),
             "nuisances": (nuisance_scale * nuisances @ loadings).astype(np.float32),
@@ -204,6 +187,33 @@ def simulate_plates(
             "plate_scale": scales.astype(np.float32),
         },
     )
+
+
+def _numbered(prefix: str, n: int, *, width: int) -> np.ndarray:
+    """Names that sort as their numbers do, from 1."""
+    width = max(width, len(str(n)))
+    return np.array([f"{prefix}{i + 1:0{width}d}" for i in range(n)], dtype=str)
+
+
+def _library(
+    n_complexes: int, genes_per_complex: int, n_single_genes: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Names of genes, the complex of each, and its number for those in one, which come first."""
+    member_of = np.repeat(np.arange(n_complexes), genes_per_complex)
+    genes = _numbered("G", len(member_of) + n_single_genes, width=3)
+    return genes, np.r_[_numbered("C", n_complexes, width=2)[member_of], np.full(n_single_genes, "none")], member_of
+
+
+def _gene_directions(
+    rng: np.random.Generator, axes: np.ndarray, n_genes: int, member_of: np.ndarray, likeness: float
+) -> np.ndarray:
+    """Effects of length 1, (n_genes, n_factors), alike in genes of a complex."""
+    shared = _unit(rng.normal(size=(member_of.max(initial=-1) + 1, len(axes))))[member_of]
+    own = _unit(rng.normal(size=(n_genes, len(axes))))
+    mixed = np.sqrt(likeness) * shared + np.sqrt(1 - likeness) * own[: len(shared)]
+    # on a single axis the two may cancel
+    own[: len(shared)] = np.where(np.linalg.norm(mixed, axis=1, keepdims=True) > _ZERO, mixed, shared)
+    return _unit(_unit(own) @ axes)
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:
@@ -215,6 +225,8 @@ def _effect_axes(rng: np.random.Generator, n_effects: int, nuisances: np.ndarray
     basis = np.linalg.qr(nuisances.T)[0]
     free = rng.normal(size=(n_effects, nuisances.shape[1]))
     inside = _unit(rng.normal(size=(n_effects, basis.shape[1]))) @ basis.T
+    if overlap == 1:  # there may be nothing outside
+        return inside
     outside = free - free @ basis @ basis.T
     return np.sqrt(overlap) * inside + np.sqrt(1 - overlap) * _unit(outside)
 
@@ -225,11 +237,44 @@ def _layout(
     """Gene, guide, dose, replicate and plate of every treated well; replicates lie on different plates."""
     conditions = np.indices((n_genes, n_guides, n_doses)).reshape(3, -1)
     n_conditions = conditions.shape[1]
-    # a condition starts on a plate, and its replicates lie on the next ones: plates fill evenly
-    start = rng.permutation(np.arange(n_conditions) % n_plates)
+    # a condition starts on a plate, and its replicates lie on the next ones
+    start = rng.permutation(_starts(n_conditions, n_replicates, n_plates))
     gene, guide, dose = np.repeat(conditions, n_replicates, axis=1)
     replicate = np.tile(np.arange(n_replicates), n_conditions)
     return gene, guide, dose, replicate, (np.repeat(start, n_replicates) + replicate) % n_plates
+
+
+def _starts(n_conditions: int, n_replicates: int, n_plates: int) -> np.ndarray:
+    """First plates of the conditions, so that plates hold equal numbers of wells up to one."""
+    start = np.arange(n_conditions) % n_plates
+    wells = np.bincount((start[:, None] + np.arange(n_replicates)).ravel() % n_plates, minlength=n_plates)
+    if np.ptp(wells) > 1:
+        # as many as start on every plate equally often; the rest each where the one before ended
+        rest = np.arange(n_conditions - n_conditions % n_plates, n_conditions)
+        start[rest] = (rest * n_replicates) % n_plates
+    return start
+
+
+def _described(
+    genes: np.ndarray,
+    complex_of: np.ndarray,
+    gene: np.ndarray,
+    guide: np.ndarray,
+    replicate: np.ndarray,
+    n_controls: int,
+) -> pd.DataFrame:
+    """What treated wells received, and controls after them."""
+    guides = [f"{name}-{k + 1}" for name, k in zip(genes[gene], guide, strict=True)]
+    treated = {
+        "perturbation": genes[gene],
+        "guide": np.array(guides),
+        "replicate": (replicate + 1).astype(str),
+        _keys.OBS_COMPLEX: complex_of[gene],
+    }
+    controls = np.full(n_controls, "control", dtype=object)
+    return pd.DataFrame(
+        {name: np.r_[labels.astype(object), controls] for name, labels in treated.items()}, dtype="category"
+    )
 
 
 def _pairs(genes: Sequence[str], member_of: np.ndarray) -> pd.DataFrame:
@@ -271,6 +316,8 @@ def _check(arguments: dict) -> None:
         check_count(name, arguments[name])
     for name in ("n_complexes", "n_single_genes", "n_controls", "seed"):
         check_count(name, arguments[name], least=0)
+    for name in ("likeness", "overlap"):
+        check_share(name, arguments[name], with_one=True)
     if arguments["n_complexes"] * arguments["genes_per_complex"] + arguments["n_single_genes"] < 1:
         msg = "n_complexes: expected a gene at least, got none in complexes and n_single_genes=0. Ask for either."
         raise ValueError(msg)
@@ -284,13 +331,27 @@ def _check(arguments: dict) -> None:
         if arguments[name] > arguments[most]:
             msg = f"{name}: expected at most {most}={arguments[most]!r}, got {arguments[name]!r}. Pass fewer."
             raise ValueError(msg)
-    doses = list(arguments["doses"])
-    if not doses or len(set(doses)) < len(doses):
-        msg = f"doses: expected distinct doses, got {doses!r}. Pass (1.0,) for one."
-        raise ValueError(msg)
-    for dose in doses:
-        check_positive("doses", dose)
+    _check_nuisances(arguments["n_nuisances"], arguments["n_factors"], arguments["overlap"])
+    _check_doses(arguments["doses"])
     for name in ("effect_scale", "guide_spread", "nuisance_scale", "feature_noise", "plate_offset", "plate_scale"):
         check_not_negative(name, arguments[name])
-    for name in ("likeness", "overlap"):
-        check_share(name, arguments[name], with_one=True)
+
+
+def _check_nuisances(n_nuisances: int, n_factors: int, overlap: float) -> None:
+    """Refuse effects outside the span of the nuisances where there is no outside."""
+    if n_nuisances == n_factors and overlap != 1:
+        msg = (
+            f"n_nuisances: expected fewer than n_factors={n_factors!r} with overlap={overlap!r}, since nuisances along all "
+            f"factors leave no room for effects outside them, got {n_nuisances!r}. Pass fewer, or overlap=1."
+        )
+        raise ValueError(msg)
+
+
+def _check_doses(doses: Any) -> None:
+    given = list(doses) if np.iterable(doses) and not isinstance(doses, str) else []
+    for dose in given:
+        check_positive("doses", dose)
+    if not given or len(set(given)) < len(given):
+        got = repr(given) if np.iterable(doses) else repr(doses)
+        msg = f"doses: expected distinct doses in a sequence, got {got}. Pass (1.0,) for one."
+        raise ValueError(msg)

@@ -1,4 +1,4 @@
-"""The chromosome arm of every row, where it is known, and rows that are marked as controls."""
+"""The chromosome arm of every row, where it is known."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from perturbia import _keys
 from perturbia.errors import LabelError, shorten
-from perturbia.perturbation._profiles import is_annotated
+from perturbia.perturbation._profiles import label_values
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["arm_codes", "marked_controls"]
+__all__ = ["arm_codes"]
 
 # how a missing arm reads once it was turned to text
 _NO_ARM = frozenset({"", "nan", "na", "n/a", "<na>", "none", "null", "nat"})
@@ -62,15 +61,6 @@ def arm_codes(
 
 
 def _labels(data: Any, arms: Any, names: Sequence[str], argument: str, *, named: bool) -> pd.Series:
-    if isinstance(arms, str):
-        if not is_annotated(data):
-            msg = f"{argument}: expected one label a row, got the text {arms!r}. Names of columns go with AnnData."
-            raise LabelError(msg)
-        if arms not in data.obs:
-            columns = shorten(data.obs.columns) or "none"
-            msg = f"{argument}: expected a column of adata.obs, got {arms!r}; columns are {columns}."
-            raise LabelError(msg)
-        return pd.Series(data.obs[arms].to_numpy(dtype=object))
     under_names = isinstance(arms, pd.Series) and not isinstance(arms.index, pd.RangeIndex)
     if isinstance(arms, Mapping) or (under_names and named):
         table = pd.Series(arms, dtype=object)
@@ -87,17 +77,4 @@ def _labels(data: Any, arms: Any, names: Sequence[str], argument: str, *, named:
             )
             raise LabelError(msg)
         return found
-    values = pd.Series(np.asarray(arms, dtype=object))
-    if len(values) != len(names):
-        msg = f"{argument}: expected one label for each of {len(names)} rows, got {len(values)}."
-        raise LabelError(msg)
-    return values
-
-
-def marked_controls(data: Any) -> np.ndarray:
-    """Rows that `obs["is_control"]` of AnnData marks, bool (n_rows,); none where there is no such column of booleans."""
-    if is_annotated(data) and _keys.OBS_CONTROL in data.obs:
-        column = data.obs[_keys.OBS_CONTROL]
-        if pd.api.types.is_bool_dtype(column):
-            return column.astype("boolean").fillna(value=False).to_numpy(dtype=bool)
-    return np.zeros(data.n_obs if is_annotated(data) else len(data), dtype=bool)
+    return pd.Series(label_values(data, arms, argument=argument).to_numpy(dtype=object))

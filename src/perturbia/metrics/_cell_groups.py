@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
 
 from perturbia.stats._arrays import dense_matrix, group_codes, group_positions
 
@@ -69,12 +68,6 @@ class CellGroups:
     def target_members(self) -> list[np.ndarray]:
         """Positions of the target cells of every group, ascending."""
         return group_positions(self.target, len(self.names))
-
-
-def one_hot(codes: np.ndarray, n_labels: int) -> sp.csr_array:
-    """Which cell has which label, (n_cells, n_labels)."""
-    cells = np.arange(len(codes))
-    return sp.csr_array((np.ones(len(codes)), (cells, codes)), shape=(len(codes), n_labels))
 
 
 def shared_codes(

@@ -12,19 +12,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from perturbia.errors import shorten
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["TIE", "CosineCounts", "PairWeights", "bin_of", "count_cosines", "pair_cosines", "unit_rows"]
+__all__ = ["TIE", "CosineCounts", "PairWeights", "bin_of", "count_cosines"]
 
 _SCALE = 2**17  # bins a unit; the values of exact ties (0, 0.5, 1) are in the middle of a bin and not at its edge
 _N_BINS = 2 * _SCALE + 1
 # Products of blocks round the cosine of one pair differently by its place in a block, by less than this.
 TIE = 1e-12
 _ROWS, _COLUMNS = 256, 2048  # of a block: the matrix product is fast and its result stays near the processor
-_CHUNK_ENTRIES = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -45,31 +42,6 @@ class PairWeights:
     def of(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         """Weights of pairs of rows at these positions."""
         return self.table[self.classes[first], self.classes[second]]
-
-
-def unit_rows(values: np.ndarray, names: np.ndarray, *, argument: str) -> np.ndarray:
-    """Rows scaled to length 1, float64; refuses rows of zeros, which have no direction."""
-    largest = np.abs(values).max(axis=1).astype(np.float64)
-    if (largest == 0).any():
-        empty = names[largest == 0]
-        msg = (
-            f"{argument}: expected rows with a direction, got {len(empty)} of {len(names)} rows of zeros "
-            f"({shorten(empty.tolist(), limit=3)}). Drop these rows: their cosine with others is not defined."
-        )
-        raise ValueError(msg)
-    units = values / largest[:, None]  # no square overflows
-    units /= np.sqrt(np.einsum("ij,ij->i", units, units))[:, None]
-    return units
-
-
-def pair_cosines(units: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Cosines of pairs of rows, shape (n_pairs,)."""
-    cosines = np.empty(len(first))
-    step = max(1, _CHUNK_ENTRIES // units.shape[1])
-    for start in range(0, len(first), step):
-        part = slice(start, start + step)
-        cosines[part] = np.einsum("ij,ij->i", units[first[part]], units[second[part]])
-    return cosines
 
 
 def bin_of(cosines: np.ndarray) -> np.ndarray:

@@ -69,11 +69,3 @@ def residual(effects: np.ndarray, reference: np.ndarray, *, tolerance: float) ->
     size = np.linalg.norm(effects, axis=1)
     difference[np.linalg.norm(difference, axis=1) <= tolerance * size] = 0.0
     return difference
-
-
-def check_choice(value: Any, name: str, choices: tuple[str, ...]) -> None:
-    """Raise a `ValueError` when an argument is none of its choices."""
-    if value not in choices:
-        shown = ", ".join(repr(choice) for choice in choices)
-        msg = f"{name}: expected one of {shown}, got {value!r}."
-        raise ValueError(msg)

@@ -1,4 +1,4 @@
-"""Cosines of pairs of replicates, and of pairs of rows of different perturbations from the same batches."""
+"""Pairs of replicates, and pairs of rows of different perturbations from the same batches."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ import numpy as np
 if TYPE_CHECKING:
     from perturbia.metrics._replicate_sets import ReplicateSets
 
-__all__ = ["different_pairs", "pair_cosines", "same_pairs"]
+__all__ = ["different_pairs", "same_pairs"]
 
-_BLOCK_ENTRIES = 4_000_000
 _MOST_TRIALS = 100  # of drawing two rows of different perturbations from two given batches
 
 
@@ -77,13 +76,3 @@ def different_pairs(
         if not len(open_):
             break
     return np.delete(pairs, open_, axis=0)
-
-
-def pair_cosines(unit: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """Cosine of both rows of each pair, shape (n_pairs,)."""
-    cosine = np.empty(len(pairs))
-    step = max(1, _BLOCK_ENTRIES // unit.shape[1])
-    for start in range(0, len(pairs), step):
-        left, right = pairs[start : start + step].T
-        cosine[start : start + step] = np.einsum("ij,ij->i", unit[left], unit[right])
-    return np.clip(cosine, -1.0, 1.0)

@@ -8,6 +8,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from perturbia.metrics._row_order import mixed
+from perturbia.stats._membership import one_hot, place_within
 
 __all__ = ["ReplicateSets", "mean_cosines", "replicate_sets"]
 
@@ -58,9 +59,7 @@ class ReplicateSets:
         mark = mixed(mixed(self.cell_batch) ^ self.cell_size.astype(np.uint64))
         start = np.flatnonzero(np.diff(self.cell_set, prepend=-1))
         kind = np.unique(np.add.reduceat(mark, start), return_inverse=True)[1]
-        order = np.argsort(kind, kind="stable")
-        place = np.empty(len(kind), dtype=np.int64)
-        place[order] = np.arange(len(kind)) - np.searchsorted(kind[order], kind[order])
+        place = place_within(kind, np.arange(len(kind)))
         _, first, group = np.unique(kind + (kind.max() + 1) * (place // most), return_index=True, return_inverse=True)
         return first, group
 
@@ -145,9 +144,7 @@ def mean_cosines(unit: np.ndarray, squares: np.ndarray, sets: ReplicateSets, dra
     if sets.across and len(several):
         slots, start = _joined(sets.cell_start, several)
         more = _squared_sums(unit, drawn[:, slots], start) - np.add.reduceat(lengths[:, slots], start[:-1], axis=1)
-        shape = (len(several), len(sets.n_pairs))
-        member = sp.csr_matrix((np.ones(len(several)), (np.arange(len(several)), sets.cell_set[several])), shape=shape)
-        inner += more @ member
+        inner += more @ one_hot(sets.cell_set[several], len(sets.n_pairs))
     return (_squared_sums(unit, drawn, sets.set_start) - inner) / (2.0 * sets.n_pairs)
 
 

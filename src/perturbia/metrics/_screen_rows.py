@@ -11,11 +11,12 @@ import numpy as np
 from perturbia.errors import ControlError, LabelError, shorten
 from perturbia.metrics._row_order import content_order
 from perturbia.perturbation._profiles import label_design, profile_matrix, row_labels
+from perturbia.stats._membership import distinct_within
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["ScreenRows", "read_screen", "unit_rows", "warn_left_out"]
+__all__ = ["ScreenRows", "read_screen", "warn_left_out"]
 
 
 @dataclass(frozen=True)
@@ -52,9 +53,7 @@ class ScreenRows:
 
     def n_batches(self) -> np.ndarray:
         """Batches that every perturbation has rows in, shape (n_perturbations,)."""
-        treated = self.codes >= 0
-        cells = np.unique(np.column_stack([self.codes[treated], self.batches[treated]]), axis=0)
-        return np.bincount(cells[:, 0], minlength=len(self.names))
+        return distinct_within(self.codes, self.batches, len(self.names))
 
 
 def read_screen(
@@ -99,27 +98,6 @@ def read_screen(
     return ScreenRows(
         values[order].astype(np.float64, copy=False), names, code[order], batch_names, batches[order], order
     )
-
-
-def unit_rows(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows at length 1, and their squared lengths, which are 0 for rows without direction.
-
-    Warns
-    -----
-    RuntimeWarning
-        Rows that are zero: their cosine with every row counts as 0.
-    """
-    scale = np.maximum(values.max(axis=1, keepdims=True), -values.min(axis=1, keepdims=True))
-    unit = np.divide(values, scale, out=np.zeros(values.shape), where=scale > 0)
-    length = np.sqrt(np.einsum("ij,ij->i", unit, unit))[:, None]
-    np.divide(unit, length, out=unit, where=length > 0)
-    if (n_zero := int((scale == 0).sum())) > 0:
-        warnings.warn(
-            f"data: {n_zero} of {len(values)} rows are zero and have no direction; their cosine with every row counts as 0.",
-            RuntimeWarning,
-            stacklevel=3,
-        )
-    return unit, (scale[:, 0] > 0).astype(np.float64)
 
 
 def warn_left_out(names: np.ndarray, reason: str, *, argument: str = "perturbation_key") -> None:

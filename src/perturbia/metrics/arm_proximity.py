@@ -9,14 +9,14 @@ import numpy as np
 import pandas as pd
 
 from perturbia.errors import LabelError
-from perturbia.metrics._arm_labels import arm_codes, marked_controls
+from perturbia.metrics._arm_labels import arm_codes
 from perturbia.metrics._arm_pairs import ArmPairs, compare_pairs
 from perturbia.metrics._arm_permutations import permutation_p_values
-from perturbia.metrics._false_discovery import q_values
-from perturbia.metrics._pair_similarities import unit_rows
+from perturbia.metrics._row_directions import directed_rows
 from perturbia.metrics._row_order import content_order
-from perturbia.metrics._sampling_arguments import check_count, check_seed
-from perturbia.perturbation._profiles import is_annotated, map_rows
+from perturbia.perturbation._profiles import is_annotated, map_rows, marked_controls
+from perturbia.stats._false_discovery import q_values
+from perturbia.stats._settings import check_count, check_seed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -159,8 +159,8 @@ def proximity_bias(
     >>> round(bias.probability, 2), bias.p_value
     (0.77, 0.01)
     """
-    check_count(min_genes, "min_genes", least=2)
-    check_count(n_permutations, "n_permutations", least=0)
+    check_count("min_genes", min_genes, least=2)
+    check_count("n_permutations", n_permutations, least=0)
     check_seed(seed)
     named = names is not None or is_annotated(adata_map) or isinstance(adata_map, pd.DataFrame)
     if not named:
@@ -178,7 +178,7 @@ def proximity_bias(
         )
         raise LabelError(msg)
     kept = kept[content_order(values[kept], position)]
-    unit = unit_rows(values[kept], rows[kept], argument="adata_map").astype(values.dtype)
+    unit = directed_rows(values[kept], rows[kept], argument="adata_map").astype(values.dtype)
     pairs = ArmPairs(unit, size)
     table, within, between = _by_arm(pairs, found[used], min_genes)
     comparison = compare_pairs(within, between)

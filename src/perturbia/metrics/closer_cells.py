@@ -11,9 +11,9 @@ from scipy.spatial.distance import cdist
 from perturbia.metrics._cell_groups import CellGroups, true_partners, true_positions
 from perturbia.metrics._coupling_tiles import as_tiles
 from perturbia.metrics._nearest_rows import compete
-from perturbia.metrics._paired_effects import check_choice
 from perturbia.metrics.matching_scores import mean_by_group
 from perturbia.stats._arrays import dense_matrix
+from perturbia.stats._settings import check_choice
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -119,7 +119,7 @@ def foscttm(
     >>> [round(float(foscttm(x, y).macro["foscttm"]), 3) for y in (x, x[::-1])]
     [0.0, 0.667]
     """
-    check_choice(convention, "convention", ("strict", "midrank", "scot", "glue"))
+    check_choice("convention", convention, ("strict", "midrank", "scot", "glue"))
     first, second = dense_matrix(x, "x"), dense_matrix(y, "y")
     if first.shape[1] != second.shape[1]:
         msg = f"y: expected the {first.shape[1]} features (columns) of x, got {second.shape[1]}. Use one common space."
@@ -179,7 +179,7 @@ def projected_foscttm(
     >>> projected_foscttm(np.ones((3, 3)), None, x, pairs=[0, 1, 2]).macro.tolist()
     [0.5, 0.5, 0.5]
     """
-    check_choice(convention, "convention", ("strict", "midrank", "scot", "glue"))
+    check_choice("convention", convention, ("strict", "midrank", "scot", "glue"))
     plan = as_tiles(coupling, source_groups, target_groups)
     truth, target, left_out = true_positions(x_source, x_target, pairs, plan.groups)
     predicted = plan.expectation(target)

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from perturbia.metrics._paired_effects import check_choice
 from perturbia.stats._arrays import check_nonnegative, dense_matrix
+from perturbia.stats._settings import check_choice
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ def dci(
     if len(factors) != len(codes):
         msg = f"latents: expected the {len(factors)} cells (rows) of truth, got {len(codes)}. Align the cells first."
         raise ValueError(msg)
-    check_choice(model, "model", ("random_forest", "gradient_boosting"))
+    check_choice("model", model, ("random_forest", "gradient_boosting"))
     if n_trees < 1 or not 0 < test_fraction < 1:
         msg = f"n_trees, test_fraction: expected at least 1 and a share in (0, 1), got {n_trees} and {test_fraction}."
         raise ValueError(msg)

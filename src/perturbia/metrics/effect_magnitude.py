@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 
 from perturbia.errors import ControlError
-from perturbia.metrics._false_discovery import q_values
-from perturbia.metrics._sampling_arguments import check_count, check_seed
 from perturbia.metrics._screen_rows import read_screen, warn_left_out
+from perturbia.stats._false_discovery import q_values
+from perturbia.stats._settings import check_count, check_seed
 from perturbia.stats.energy_permutation import energy_test
 
 if TYPE_CHECKING:
@@ -116,9 +116,9 @@ def perturbation_magnitude(
     >>> (table["q_value"] < 0.01).to_dict()
     {'A': True, 'B': False}
     """
-    check_count(max_controls, "max_controls", least=2)
-    check_count(min_replicates, "min_replicates", least=2)
-    check_count(n_permutations, "n_permutations")
+    check_count("max_controls", max_controls, least=2)
+    check_count("min_replicates", min_replicates, least=2)
+    check_count("n_permutations", n_permutations)
     check_seed(seed)
     screen = read_screen(
         data,

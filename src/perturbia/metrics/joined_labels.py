@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from perturbia.metrics._cell_groups import one_hot, shared_codes
+from perturbia.metrics._cell_groups import shared_codes
 from perturbia.metrics._coupling_tiles import as_tiles
+from perturbia.stats._membership import one_hot
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

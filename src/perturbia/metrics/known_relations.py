@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 import pandas as pd
 
-from perturbia import _keys
 from perturbia.errors import ControlError, LabelError, shorten
 from perturbia.metrics._degree_matching import edge_probabilities
 from perturbia.metrics._node_bootstrap import bootstrap_shares
-from perturbia.metrics._pair_similarities import count_cosines, pair_cosines, unit_rows
+from perturbia.metrics._pair_similarities import count_cosines
 from perturbia.metrics._relation_pairs import locate_pairs, read_databases
+from perturbia.metrics._row_directions import directed_rows
 from perturbia.metrics._tail_ranks import ranking_scores, tail_hits
-from perturbia.perturbation._profiles import is_annotated, map_rows
+from perturbia.perturbation._profiles import map_rows, marked_controls
+from perturbia.stats._settings import check_choice, check_count, check_seed
+from perturbia.stats.row_cosines import pair_cosines
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -245,13 +247,9 @@ def _check_options(percentiles: Any, null: str, n_boot: Any, confidence: float, 
     if not good or not ((tails[:, 0] >= 0) & (tails[:, 0] < tails[:, 1]) & (tails[:, 1] <= 1)).all():
         msg = f"percentiles: expected pairs (low, high) with 0 <= low < high <= 1, such as ((0.05, 0.95),), got {percentiles!r}."
         raise ValueError(msg)
-    if null not in get_args(Null):
-        msg = f"null: expected one of {', '.join(map(repr, get_args(Null)))}, got {null!r}."
-        raise ValueError(msg)
-    for name, value in (("n_boot", n_boot), ("seed", seed)):
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0:
-            msg = f"{name}: expected a whole number of 0 or more, got {value!r}."
-            raise ValueError(msg)
+    check_choice("null", null, get_args(Null))
+    check_count("n_boot", n_boot, least=0)
+    check_seed(seed)
     if not 0 < confidence < 1:
         msg = f"confidence: expected a share between 0 and 1, got {confidence!r}."
         raise ValueError(msg)
@@ -263,11 +261,7 @@ def _read_map(
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """Rows of length 1 and their names, in order of names and without controls, and how many controls there were."""
     values, labels = map_rows(adata_map, names=names, use_rep=use_rep)
-    left_out = np.zeros(len(labels), dtype=bool)
-    if is_annotated(adata_map) and _keys.OBS_CONTROL in adata_map.obs:
-        column = adata_map.obs[_keys.OBS_CONTROL]
-        if pd.api.types.is_bool_dtype(column):
-            left_out |= column.astype("boolean").fillna(value=False).to_numpy(dtype=bool)
+    left_out = marked_controls(adata_map)
     if control is not None:
         wanted = [control] if isinstance(control, str) else [str(name) for name in control]
         if not set(wanted) <= set(labels):
@@ -280,7 +274,7 @@ def _read_map(
         msg = f"adata_map: expected two rows or more that are no controls, got {len(kept)}."
         raise ValueError(msg)
     kept = kept[np.argsort(labels[kept])]
-    return unit_rows(values[kept], labels[kept], argument="adata_map"), labels[kept], int(left_out.sum())
+    return directed_rows(values[kept], labels[kept], argument="adata_map"), labels[kept], int(left_out.sum())
 
 
 def _against_others(

@@ -11,7 +11,7 @@ import pandas as pd
 
 from perturbia.errors import LabelError, shorten
 from perturbia.metrics._ranked_positives import rows_at_a_time
-from perturbia.metrics._screen_rows import unit_rows
+from perturbia.metrics._row_directions import unit_or_zero_rows
 from perturbia.perturbation._profiles import profile_matrix, row_labels, row_names
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def mechanism_accuracy(
     frame = pd.DataFrame({name: part[kept] for name, part in labels.items()})
     frame.index = pd.Index(np.array(row_names(data), dtype=object)[kept])
     _check_one_mechanism(frame)
-    match, chance = _matches(unit_rows(values[kept])[0], frame, across=batch_key is not None)
+    match, chance = _matches(unit_or_zero_rows(values[kept])[0], frame, across=batch_key is not None)
     scored = chance > 0
     if not scored.any():
         msg = (

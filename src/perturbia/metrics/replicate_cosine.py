@@ -12,12 +12,13 @@ import pandas as pd
 from perturbia.errors import ControlError, shorten
 from perturbia.metrics._batch_draws import compare_with_draws
 from perturbia.metrics._distribution_gap import distribution_gap
-from perturbia.metrics._false_discovery import q_values
-from perturbia.metrics._paired_effects import check_choice
-from perturbia.metrics._replicate_pairs import different_pairs, pair_cosines, same_pairs
+from perturbia.metrics._replicate_pairs import different_pairs, same_pairs
 from perturbia.metrics._replicate_sets import mean_cosines, replicate_sets
-from perturbia.metrics._sampling_arguments import check_count, check_seed
-from perturbia.metrics._screen_rows import read_screen, unit_rows, warn_left_out
+from perturbia.metrics._row_directions import unit_or_zero_rows
+from perturbia.metrics._screen_rows import read_screen, warn_left_out
+from perturbia.stats._false_discovery import q_values
+from perturbia.stats._settings import check_choice, check_count, check_seed
+from perturbia.stats.row_cosines import pair_cosines
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -204,10 +205,10 @@ def replicate_consistency(
     >>> bool((result.table["q_value"] < 0.05).loc[[f"G{i}" for i in range(10)]].all()), round(result.ks, 1)
     (True, 0.5)
     """
-    check_choice(null, "null", ("mismatched", "controls"))
-    check_count(n_null, "n_null")
-    check_count(min_replicates, "min_replicates", least=2)
-    check_count(max_pairs, "max_pairs")
+    check_choice("null", null, ("mismatched", "controls"))
+    check_count("n_null", n_null)
+    check_count("min_replicates", min_replicates, least=2)
+    check_count("max_pairs", max_pairs)
     check_seed(seed)
     screen = read_screen(
         data,
@@ -222,7 +223,7 @@ def replicate_consistency(
     every = replicate_sets(screen.codes, screen.batches, len(screen.names), across=across)
     scored = _scored(screen, every, min_replicates)
     sets = every.take(scored)
-    unit, squares = unit_rows(screen.values)
+    unit, squares = unit_or_zero_rows(screen.values)
     pool = _pool(screen, sets, scored, null)
     # draws of their own for scores and for figures, so that neither changes with the other
     draws, pairs = (np.random.default_rng(stream) for stream in np.random.SeedSequence(seed).spawn(2))
@@ -342,4 +343,8 @@ def _cosines(
             RuntimeWarning,
             stacklevel=3,
         )
-    return pair_cosines(unit, same), pair_cosines(unit, different)
+    return _clipped_cosines(unit, same), _clipped_cosines(unit, different)
+
+
+def _clipped_cosines(unit: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    return np.clip(pair_cosines(unit, *pairs.T), -1.0, 1.0)

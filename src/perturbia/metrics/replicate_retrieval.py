@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from perturbia.metrics._false_discovery import q_values
-from perturbia.metrics._paired_effects import check_choice
 from perturbia.metrics._ranked_positives import average_precision, chance_precision, random_precision
-from perturbia.metrics._sampling_arguments import check_count, check_seed
-from perturbia.metrics._screen_rows import read_screen, unit_rows, warn_left_out
+from perturbia.metrics._row_directions import unit_or_zero_rows
+from perturbia.metrics._screen_rows import read_screen, warn_left_out
 from perturbia.perturbation._profiles import row_names
+from perturbia.stats._false_discovery import q_values
+from perturbia.stats._settings import check_choice, check_count, check_seed
 from perturbia.stats.group_moments import group_means
 
 if TYPE_CHECKING:
@@ -137,9 +137,9 @@ def mean_average_precision(
     >>> table["mean_average_precision"].round(1).tolist(), (table["q_value"] < 0.05).tolist()
     ([1.0, 1.0, 0.4, 0.5], [True, True, False, False])
     """
-    check_choice(negatives, "negatives", ("perturbations", "controls"))
-    check_choice(negative_batches, "negative_batches", ("other", "any", "same"))
-    check_count(n_null, "n_null")
+    check_choice("negatives", negatives, ("perturbations", "controls"))
+    check_choice("negative_batches", negative_batches, ("other", "any", "same"))
+    check_count("n_null", n_null)
     check_seed(seed)
     needs_controls = negatives == "controls"
     screen = read_screen(
@@ -154,7 +154,7 @@ def mean_average_precision(
     )
     where = "any" if batch_key is None else negative_batches
     queries = _Candidates(screen, controls=needs_controls, where=where, across=batch_key is not None)
-    score, n_positive, n_negative = average_precision(unit_rows(screen.values)[0], queries)
+    score, n_positive, n_negative = average_precision(unit_or_zero_rows(screen.values)[0], queries)
     chance = chance_precision(n_positive, n_negative)
     asks = ~np.isnan(score)
     if not asks.any():

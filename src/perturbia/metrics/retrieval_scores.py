@@ -8,8 +8,9 @@ import numpy as np
 import scipy.special
 
 from perturbia.metrics._nearest_rows import Competition, compete
-from perturbia.metrics._paired_effects import check_choice, paired_effects
+from perturbia.metrics._paired_effects import paired_effects
 from perturbia.stats._arrays import dense_matrix
+from perturbia.stats._settings import check_choice
 
 Query = Literal["prediction", "reference"]
 Metric = Literal["l1", "l2", "cosine", "pearson", "rmse"]
@@ -40,8 +41,8 @@ def _competition(
 ) -> tuple[Competition, int]:
     """What happens to each query, and how many rows it is compared with (its own among them)."""
     true, predicted = paired_effects(truth, prediction)
-    check_choice(query, "query", ("prediction", "reference"))
-    check_choice(metric, "metric", ("l1", "l2", "cosine", "pearson", "rmse"))
+    check_choice("query", query, ("prediction", "reference"))
+    check_choice("metric", metric, ("l1", "l2", "cosine", "pearson", "rmse"))
     if metric == "pearson" and true.shape[1] < 2 + (exclude is not None):
         msg = f"truth: expected at least two genes to correlate, got {true.shape[1]}. Use another metric."
         raise ValueError(msg)
@@ -60,7 +61,7 @@ def _competition(
 
 
 def _ranks(competition: Competition, ties: Any) -> np.ndarray:
-    check_choice(ties, "ties", ("average", "first"))
+    check_choice("ties", ties, ("average", "first"))
     return competition.closer + (competition.tied_before if ties == "first" else competition.tied / 2.0)
 
 
@@ -181,7 +182,7 @@ def retrieval(
     >>> retrieval(effects, np.ones((5, 20)))
     0.5
     """
-    check_choice(normalize, "normalize", ("unit", "vcc"))
+    check_choice("normalize", normalize, ("unit", "vcc"))
     competition, n_rows = _competition(
         truth, prediction, query=query, metric=metric, candidates=candidates, exclude=exclude
     )

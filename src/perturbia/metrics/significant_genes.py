@@ -8,9 +8,10 @@ import numpy as np
 import scipy.stats
 
 from perturbia.metrics._de_tables import check_alpha, check_shapes, fdr_matrix, fold_change_matrix
-from perturbia.metrics._paired_effects import check_choice, mean_or_rows
+from perturbia.metrics._paired_effects import mean_or_rows
 from perturbia.metrics._top_sets import membership
 from perturbia.metrics.correlation import effect_correlation
+from perturbia.stats._settings import check_choice
 
 
 def overlap_at_n(
@@ -81,8 +82,8 @@ def overlap_at_n(
     true_fdr, predicted_fdr = fdr_matrix(truth_fdr, "truth_fdr"), fdr_matrix(prediction_fdr, "prediction_fdr")
     check_shapes(truth_lfc=true, truth_fdr=true_fdr, prediction_lfc=predicted, prediction_fdr=predicted_fdr)
     check_alpha(alpha)
-    check_choice(size, "size", ("truth", "prediction"))
-    check_choice(ties, "ties", ("average", "first"))
+    check_choice("size", size, ("truth", "prediction"))
+    check_choice("ties", ties, ("average", "first"))
     if n is not None and n < 1:
         msg = f"n: expected None or at least 1 gene, got {n}."
         raise ValueError(msg)
@@ -185,7 +186,7 @@ def de_spearman_significant(
     true, predicted = fdr_matrix(truth_fdr, "truth_fdr"), fdr_matrix(prediction_fdr, "prediction_fdr")
     check_shapes(truth_fdr=true, prediction_fdr=predicted)
     check_alpha(alpha)
-    check_choice(perturbations, "perturbations", ("responding", "all"))
+    check_choice("perturbations", perturbations, ("responding", "all"))
     counts = np.stack([(true < alpha).sum(axis=1), (predicted < alpha).sum(axis=1)])
     if perturbations == "responding":
         counts = counts[:, counts[0] > 0]

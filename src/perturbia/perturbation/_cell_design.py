@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from perturbia.errors import LabelError, shorten
+from perturbia.perturbation._profiles import obs_column
 from perturbia.perturbation.design import Design, design_from_labels
+from perturbia.perturbation.labels import CONTROL
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,17 +17,21 @@ __all__ = ["design_of"]
 
 
 def design_of(
-    adata: AnnData, *, perturbation_key: str, control: str | Sequence[str], sep: str, require_control: bool = True
+    adata: AnnData,
+    *,
+    perturbation_key: str,
+    control: str | Sequence[str] | None,
+    sep: str,
+    require_control: bool = True,
 ) -> Design:
-    """Read the labels of the cells, so that every spelling of one perturbation is one group."""
-    if perturbation_key not in adata.obs:
-        columns = shorten(adata.obs.columns) or "none"
-        msg = f"perturbation_key: expected a column of adata.obs, got {perturbation_key!r}; columns are {columns}."
-        raise LabelError(msg)
+    """Read the labels of the cells, so that every spelling of one perturbation is one group.
+
+    Without the label of `control`, cells called ``control`` are controls, and none is needed.
+    """
     return design_from_labels(
-        adata.obs[perturbation_key],
-        control=control,
+        obs_column(adata, perturbation_key, argument="perturbation_key"),
+        control=CONTROL if control is None else control,
         sep=sep,
-        require_control=require_control,
+        require_control=require_control and control is not None,
         argument=f"adata.obs[{perturbation_key!r}]",
     )

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from perturbia import _keys
 from perturbia.errors import ControlError, FeatureMismatch, LabelError, shorten
 from perturbia.perturbation._representation import read_representation
 from perturbia.perturbation.design import Design, design_from_labels
@@ -19,7 +20,19 @@ from perturbia.perturbation.labels import CONTROL
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["is_annotated", "label_design", "map_rows", "profile_matrix", "row_labels", "row_names"]
+    from anndata import AnnData
+
+__all__ = [
+    "is_annotated",
+    "label_design",
+    "label_values",
+    "map_rows",
+    "marked_controls",
+    "obs_column",
+    "profile_matrix",
+    "row_labels",
+    "row_names",
+]
 
 
 def is_annotated(data: Any) -> bool:
@@ -31,7 +44,11 @@ def row_names(data: Any) -> list[str]:
     """Names of the rows: those of AnnData or of a DataFrame, else their positions."""
     if is_annotated(data):
         return data.obs_names.astype(str).tolist()
-    return [str(name) for name in (data.index if isinstance(data, pd.DataFrame) else range(len(data)))]
+    return [str(name) for name in (data.index if isinstance(data, pd.DataFrame) else range(_n_rows(data)))]
+
+
+def _n_rows(data: Any) -> int:
+    return data.shape[0] if hasattr(data, "shape") else len(data)
 
 
 def profile_matrix(
@@ -94,6 +111,39 @@ def profile_matrix(
     return values
 
 
+def obs_column(adata: AnnData, key: str, *, argument: str) -> pd.Series:
+    """A column of `obs`; a `LabelError` that lists the columns where there is none of that name."""
+    if key not in adata.obs:
+        columns = shorten(adata.obs.columns) or "none"
+        msg = f"{argument}: expected a column of adata.obs, got {key!r}; columns are {columns}."
+        raise LabelError(msg)
+    return adata.obs[key]
+
+
+def label_values(data: Any, labels: Any, *, argument: str) -> pd.Series:
+    """One label a row as it is, missing ones among them, (n_rows,); what is missing or wrong is a `LabelError`.
+
+    Parameters
+    ----------
+    data
+        The profiles.
+    labels
+        Column of `data.obs`, or one label a row; positions count, and not the index of a Series.
+    argument
+        What messages call the labels.
+    """
+    if isinstance(labels, str):
+        if not is_annotated(data):
+            msg = f"{argument}: expected one label a row, got the text {labels!r}. Names of columns go with AnnData."
+            raise LabelError(msg)
+        labels = obs_column(data, labels, argument=argument)
+    values = pd.Series(np.asarray(labels, dtype=object) if isinstance(labels, (list, tuple)) else labels)
+    if len(values) != _n_rows(data):
+        msg = f"{argument}: expected one label for each of {_n_rows(data)} rows, got {len(values)}."
+        raise LabelError(msg)
+    return values
+
+
 def row_labels(data: Any, labels: Any, *, argument: str) -> np.ndarray:
     """One label a row, as text.
 
@@ -115,22 +165,12 @@ def row_labels(data: Any, labels: Any, *, argument: str) -> np.ndarray:
     LabelError
         If the column does not exist, labels are missing, or there are not as many as rows.
     """
-    if isinstance(labels, str):
-        if not is_annotated(data):
-            msg = f"{argument}: expected one label a row, got the text {labels!r}. Names of columns go with AnnData."
-            raise LabelError(msg)
-        if labels not in data.obs:
-            columns = shorten(data.obs.columns) or "none"
-            msg = f"{argument}: expected a column of adata.obs, got {labels!r}; columns are {columns}."
-            raise LabelError(msg)
-        labels = data.obs[labels]
-    values = pd.Series(np.asarray(labels, dtype=object) if isinstance(labels, (list, tuple)) else labels)
-    n_rows = data.n_obs if is_annotated(data) else len(data)
-    if len(values) != n_rows:
-        msg = f"{argument}: expected one label for each of {n_rows} rows, got {len(values)}."
-        raise LabelError(msg)
+    values = label_values(data, labels, argument=argument)
     if (n_missing := int(values.isna().sum())) > 0:
-        msg = f"{argument}: expected a label in every row, got {n_missing} of {n_rows} without one. Label or drop these rows."
+        msg = (
+            f"{argument}: expected a label in every row, got {n_missing} of {len(values)} without one. Label or drop "
+            "these rows."
+        )
         raise LabelError(msg)
     return values.astype(str).to_numpy(dtype=object).astype(str)
 
@@ -152,6 +192,14 @@ def label_design(
         msg = f"control: expected rows labelled {control!r}, got none. Labels seen: {shorten(sorted(set(labels)))}."
         raise ControlError(msg)
     return design
+
+
+def marked_controls(data: Any) -> np.ndarray:
+    """Rows that `obs["is_control"]` of AnnData marks, bool (n_rows,); none where there is no such column of booleans."""
+    column = data.obs.get(_keys.OBS_CONTROL) if is_annotated(data) else None
+    if column is None or not pd.api.types.is_bool_dtype(column):
+        return np.zeros(_n_rows(data), dtype=bool)
+    return column.astype("boolean").fillna(value=False).to_numpy(dtype=bool)
 
 
 def map_rows(

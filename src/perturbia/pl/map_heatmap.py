@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from scipy import sparse
 
 from perturbia import _keys
 from perturbia.errors import LabelError, shorten
+from perturbia.perturbation._profiles import marked_controls
 from perturbia.perturbation.labels import UNASSIGNED
 from perturbia.pl._style import FAINT, INK, MUTED, PALETTE, new_axes
 
@@ -121,10 +121,7 @@ def _read(adata_map: Any, key: str, groups: str | None) -> tuple[np.ndarray, np.
         columns = shorten(adata_map.obs.columns) or "none"
         msg = f"groups: expected a column of adata_map.obs, got {groups!r}; columns are {columns}."
         raise LabelError(msg)
-    drawn = np.ones(adata_map.n_obs, dtype=bool)
-    control = adata_map.obs.get(_keys.OBS_CONTROL)
-    if control is not None and pd.api.types.is_bool_dtype(control):
-        drawn = ~control.to_numpy(dtype=bool)
+    drawn = ~marked_controls(adata_map)
     if not 2 <= drawn.sum() <= _MOST:
         msg = f"adata_map: expected 2 to {_MOST} perturbations, got {drawn.sum()}. Pass the rows to draw, adata_map[names]."
         raise ValueError(msg)

@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 
 from perturbia.stats.group_moments import group_means
+from perturbia.stats.row_cosines import unit_rows
 from perturbia.stats.spatial_median import geometric_median
 
 __all__ = ["ArmMethod", "ArmShifts", "arm_shifts"]
@@ -120,11 +121,9 @@ def _balancing_share(rows: np.ndarray, centre: np.ndarray) -> float:
     """Share of the centre to subtract so that the cosines of rows are 0 on average, by bisection."""
 
     def excess(share: float) -> float:
-        moved = rows - share * centre
-        length = np.linalg.norm(moved, axis=1)
-        unit = moved[length > 0] / length[length > 0, None]
-        total = unit.sum(axis=0)
-        return float(total @ total) - len(unit)
+        units, length = unit_rows(rows - share * centre)
+        total = units.sum(axis=0)
+        return float(total @ total) - np.count_nonzero(length)
 
     if excess(0.0) <= 0:
         return 0.0

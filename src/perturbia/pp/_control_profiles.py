@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 
-from perturbia.errors import ControlError, UnsupportedQuery, shorten
+from perturbia.errors import ControlError, LabelError, shorten
 from perturbia.perturbation._cell_design import design_of
+from perturbia.perturbation._copies import in_memory, require_writable
 from perturbia.perturbation._profiles import profile_matrix, row_labels
 from perturbia.perturbation._row_order import rank_by_name
 from perturbia.stats._arrays import group_codes
-from perturbia.stats.control_scaling import ControlScaling, fit_control_scaling
+from perturbia.stats._membership import place_within
+from perturbia.stats.control_scaling import fit_control_scaling
 from perturbia.stats.group_moments import group_means
 
 if TYPE_CHECKING:
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
-__all__ = ["ControlProfiles", "check_not_negative", "check_option", "read_control_profiles", "write_profiles"]
+__all__ = ["ControlProfiles", "check_key", "controls_to_fit", "read_control_profiles", "write_profiles"]
 
 logger = logging.getLogger("perturbia.pp")
 
@@ -38,7 +40,9 @@ class ControlProfiles:
     values
         (n_obs, n_features), finite; memory of the user's.
     is_control
-        bool (n_obs,).
+        The control rows that alignment learns from, bool (n_obs,).
+    is_treated
+        Rows that are no controls, bool (n_obs,).
     batches
         Position of the batch of every row, all 0 without batches.
     batch_names
@@ -51,6 +55,7 @@ class ControlProfiles:
 
     values: np.ndarray
     is_control: np.ndarray
+    is_treated: np.ndarray
     batches: np.ndarray
     batch_names: list[str]
     groups: np.ndarray
@@ -77,11 +82,15 @@ class ControlProfiles:
         Where a perturbation has many rows in a batch, as cells are, a profile is the mean of about a fourth of them: maps are
         made of means. Which rows go together, and who is left out, is drawn by name.
         """
-        treated = np.flatnonzero(~self.is_control)
-        shuffled = np.random.default_rng(seed).random(len(treated))[rank_by_name(self.names[treated])]
-        group, found = pd.factorize(self.groups[treated], sort=True)
+        treated = np.flatnonzero(self.is_treated)
+        rank = rank_by_name(self.names[treated])
+        shuffled = np.random.default_rng(seed).random(len(treated))[rank]
+        # numbered by the names of rows, so that what perturbations are called decides nothing
+        by_name = np.argsort(rank)
+        group = np.empty(len(treated), dtype=int)
+        group[by_name], found = pd.factorize(self.groups[treated][by_name])
         cell = pd.factorize(group * len(self.batch_names) + self.batches[treated])[0]
-        slot = _place_within(cell, shuffled) % _SLOTS
+        slot = place_within(cell, shuffled) % _SLOTS
         unit = pd.DataFrame({"group": group, "batch": self.batches[treated], "slot": slot, "order": shuffled})
         which = unit.groupby(["group", "slot", "batch"], sort=True).ngroup().to_numpy()
         table = (
@@ -90,7 +99,7 @@ class ControlProfiles:
             .agg({"group": "first", "batch": "first", "slot": "first", "order": "min"})
         )
         # a batch after the other, so that few profiles of a perturbation lie in many batches
-        place = _place_within(table["group"].to_numpy(), table["slot"].to_numpy() + table["order"].to_numpy())
+        place = place_within(table["group"].to_numpy(), table["slot"].to_numpy() + table["order"].to_numpy())
         size = np.bincount(table["group"], minlength=len(found))
         several = np.flatnonzero(size > 1)
         if 2 * len(several) > max_rows:
@@ -104,22 +113,22 @@ class ControlProfiles:
         means = group_means(rows[treated[taken]], number[taken], with_variance=False).mean
         return means, table["group"].to_numpy()[kept], table["batch"].to_numpy()[kept]
 
-    def require(self, min_controls: int, *, missing: str) -> np.ndarray:
+    def require(self, min_controls: int, *, missing: str, can_pool: bool = True) -> np.ndarray:
         """Which batches have fewer controls than they need: an error, unless they are to take those of all."""
         counts = self.control_counts
         short = counts < min_controls
         if short.any() and missing == "raise":
             lacking = [f"{self.batch_names[i]} ({counts[i]})" for i in np.flatnonzero(short)]
+            fix = ", or pass missing='pool' to give them the centre and scale of all controls" if can_pool else ""
             msg = (
                 f"batch_key: expected {min_controls} control rows or more in every batch, got fewer in "
-                f"{short.sum()} of {len(short)}: {shorten(lacking, limit=5)}. Drop these batches, or pass "
-                "missing='pool' to give them the centre and scale of all controls."
+                f"{short.sum()} of {len(short)}: {shorten(lacking, limit=5)}. Drop these batches{fix}."
             )
             raise ControlError(msg)
         return short
 
-    def scaling(self, *, min_controls: int, missing: str, **options: Any) -> ControlScaling:
-        """Centres and scales by batch, once every batch has the controls it needs.
+    def standardized(self, *, min_controls: int, missing: str, **options: Any) -> np.ndarray:
+        """Rows about the centre and in units of the scale of the controls of their batch, (n_obs, n_features).
 
         Batches with fewer controls than `min_controls` are an error, or take the centre and scale of all controls.
         """
@@ -143,7 +152,7 @@ class ControlProfiles:
                 "%d of %d features do not vary among controls; they are centred and not scaled.",
                 found.n_constant, self.values.shape[1],
             )  # fmt: skip
-        return found
+        return found.transform(self.values, self.batches)
 
 
 def read_control_profiles(
@@ -154,14 +163,14 @@ def read_control_profiles(
     control: str | Sequence[str],
     sep: str,
     batch_key: str | None,
+    fit_on: str | None,
+    key_added: str,
     copy: bool,
 ) -> ControlProfiles:
     """Read and check rows, controls and batches, and that there is something to write to."""
-    if adata.isbacked and adata.is_view and not copy:
-        msg = (
-            "adata: expected data that can be written to, got a view of a backed file. Use copy=True, or .to_memory()."
-        )
-        raise UnsupportedQuery(msg)
+    check_key(key_added)
+    if not copy:
+        require_writable(adata)
     design = design_of(adata, perturbation_key=perturbation_key, control=control, sep=sep)
     values = profile_matrix(adata, use_rep=use_rep)
     names, codes = ["all"], np.zeros(adata.n_obs, dtype=int)
@@ -171,7 +180,8 @@ def read_control_profiles(
         names = found.astype(str).tolist()
     return ControlProfiles(
         values=values,
-        is_control=design.is_control,
+        is_control=controls_to_fit(adata, design.is_control, fit_on),
+        is_treated=~design.is_control,
         batches=codes,
         batch_names=names,
         groups=design.labels().astype(str),
@@ -179,30 +189,29 @@ def read_control_profiles(
     )
 
 
-def _place_within(groups: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """Place of every row among those of its group, by `order`."""
-    sorted_rows = np.lexsort((order, groups))
-    begins = (
-        np.r_[True, groups[sorted_rows][1:] != groups[sorted_rows][:-1]] if len(groups) else np.empty(0, dtype=bool)
-    )
-    start = np.maximum.accumulate(np.where(begins, np.arange(len(groups)), 0))
-    place = np.empty(len(groups), dtype=int)
-    place[sorted_rows] = np.arange(len(groups)) - start
-    return place
+def controls_to_fit(adata: AnnData, is_control: np.ndarray, fit_on: str | None) -> np.ndarray:
+    """The controls that a boolean column of `obs` marks; all of them without one."""
+    if fit_on is None:
+        return is_control
+    if fit_on not in adata.obs:
+        columns = shorten(adata.obs.columns) or "none"
+        msg = f"fit_on: expected a boolean column of adata.obs, got {fit_on!r}; columns are {columns}."
+        raise LabelError(msg)
+    marked = adata.obs[fit_on]
+    if not pd.api.types.is_bool_dtype(marked.dtype) or marked.isna().any():
+        msg = f"fit_on: expected a boolean column of adata.obs without gaps, got dtype {marked.dtype} in {fit_on!r}."
+        raise LabelError(msg)
+    chosen = is_control & marked.to_numpy(dtype=bool)
+    if not chosen.any():
+        msg = f"fit_on: expected control rows marked in adata.obs[{fit_on!r}], got none of {is_control.sum()} controls."
+        raise ControlError(msg)
+    return chosen
 
 
-def check_option(name: str, value: Any, options: tuple[str, ...]) -> None:
-    """Refuse a choice that is not among the options."""
-    if value not in options:
-        msg = f"{name}: expected one of {', '.join(map(repr, options))}, got {value!r}."
-        raise ValueError(msg)
-
-
-def check_not_negative(name: str, value: Any, *, whole: bool = False, least: float = 0) -> None:
-    """Refuse anything but a finite number of at least `least`."""
-    kinds = (int, np.integer) if whole else (int, float, np.integer, np.floating)
-    if isinstance(value, bool) or not isinstance(value, kinds) or not np.isfinite(value) or value < least:
-        msg = f"{name}: expected {'a whole' if whole else 'a finite'} number of {least} or more, got {value!r}."
+def check_key(key_added: Any) -> None:
+    """Refuse anything but text as the key to write to."""
+    if not isinstance(key_added, str) or not key_added:
+        msg = f"key_added: expected the key to write to as text, got {key_added!r}. Results are always written: name a key."
         raise ValueError(msg)
 
 
@@ -210,7 +219,11 @@ def write_profiles(
     adata: AnnData, values: np.ndarray, parameters: dict[str, Any], *, key_added: str, copy: bool
 ) -> AnnData | None:
     """Write float32 rows to `obsm` and what they were made with to `uns`, under one key."""
-    out = adata if not copy else adata.to_memory() if adata.isbacked else adata.copy()
+    check_key(key_added)
+    if not np.isfinite(values).all():
+        msg = f"use_rep: expected profiles that can be aligned, got {np.isnan(values).sum()} undefined entries. Check the scale of features."
+        raise ValueError(msg)
+    out = in_memory(adata) if copy else adata
     out.obsm[key_added] = values.astype(np.float32)
     out.uns[key_added] = {key: value for key, value in parameters.items() if value is not None}
     return out if copy else None

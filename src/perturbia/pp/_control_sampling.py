@@ -9,6 +9,8 @@ import numpy as np
 from perturbia.errors import ControlError, shorten
 from perturbia.perturbation._row_order import rank_by_name
 from perturbia.perturbation.labels import CONTROL
+from perturbia.stats._membership import place_within
+from perturbia.stats._settings import is_number
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,7 +31,7 @@ def control_classes(
     Parameters
     ----------
     fraction
-        One share for all controls, or one for each label. Labels may be those of perturbations that every plate holds.
+        One share, of each label of controls, or one for each label. Labels may be those of perturbations that every plate holds.
         Controls without a share of their own take that of ``control``, else 1.
     labels
         Labels as the data spell them, text (n_rows,).
@@ -44,7 +46,11 @@ def control_classes(
         If a share is not a number from 0 to 1.
     """
     if not hasattr(fraction, "items"):
-        return [CONTROL], np.array([_share(fraction, "control_fraction")]), np.where(design.is_control, 0, -1)
+        share = _share(fraction, "control_fraction")
+        names = np.unique(labels[design.is_control]).tolist()
+        classes = np.full(len(labels), -1)
+        classes[design.is_control] = np.searchsorted(names, labels[design.is_control])
+        return names, np.full(len(names), share), classes
     given = {str(label): _share(value, f"control_fraction[{label!r}]") for label, value in fraction.items()}
     canonical = design.labels().astype(str)
     classes = np.full(len(labels), -1)
@@ -96,15 +102,13 @@ def draw_shares(
         classes[rows] * (batches.max() + 1) + batches[rows], return_inverse=True, return_counts=True
     )
     luck = np.random.default_rng(seed).random(len(rows))[rank_by_name(names[rows])]
-    order = np.lexsort((luck, stratum))
-    place = np.arange(len(rows)) - np.repeat(np.cumsum(size) - size, size)
     wanted = np.ceil(shares[classes[rows]] * size[stratum] - _ROUNDING)
-    drawn[rows[order]] = place < wanted[order]
+    drawn[rows] = place_within(stratum, luck) < wanted
     return drawn
 
 
 def _share(value: Any, argument: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating) or not 0 <= value <= 1:
+    if not is_number(value) or not 0 <= value <= 1:
         msg = f"{argument}: expected a share from 0 to 1, got {value!r}. Pass 1 to keep all controls."
         raise ValueError(msg)
     return float(value)

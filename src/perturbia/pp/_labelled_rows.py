@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from perturbia.errors import LabelError, shorten
-from perturbia.perturbation._profiles import label_design
+from perturbia.errors import LabelError
+from perturbia.perturbation._profiles import label_design, obs_column
 from perturbia.perturbation.labels import UNASSIGNED
 from perturbia.pp._control_sampling import control_classes
 
@@ -73,7 +73,10 @@ def read_labelled_rows(
     ControlError
         If no row has a label of `control` or `control_fraction`.
     """
-    labels, batch = _column(adata, perturbation_key, "perturbation_key"), _column(adata, batch_key, "batch_key")
+    labels, batch = (
+        pd.Series(obs_column(adata, key, argument=argument).to_numpy(dtype=object))
+        for argument, key in (("perturbation_key", perturbation_key), ("batch_key", batch_key))
+    )
     spelled = labels.astype(str).str.strip()
     named = {control} if isinstance(control, str) else set(control or ())
     if isinstance(control_fraction, Mapping):
@@ -105,11 +108,3 @@ def read_labelled_rows(
         n_unlabelled=int(unlabelled.sum()),
         n_without_batch=int((homeless & ~unlabelled).sum()),
     )
-
-
-def _column(adata: AnnData, key: str, argument: str) -> pd.Series:
-    if key not in adata.obs:
-        columns = shorten(adata.obs.columns) or "none"
-        msg = f"{argument}: expected a column of adata.obs, got {key!r}; columns are {columns}."
-        raise LabelError(msg)
-    return pd.Series(adata.obs[key].to_numpy(dtype=object))

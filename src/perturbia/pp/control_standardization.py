@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+
 from perturbia import _keys
+from perturbia.perturbation.labels import check_control
 from perturbia.pp._control_profiles import (
     Missing,
-    check_not_negative,
-    check_option,
     read_control_profiles,
     write_profiles,
 )
+from perturbia.stats._settings import check_choice, check_count, check_number
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,6 +35,7 @@ def standardize_by_controls(
     prior: float = 10.0,
     min_controls: int = 1,
     missing: Missing = "raise",
+    fit_on: str | None = None,
     key_added: str = _keys.OBSM_STANDARDIZED,
     copy: bool = False,
 ) -> AnnData | None:
@@ -68,6 +71,9 @@ def standardize_by_controls(
     missing
         What to do with batches that have fewer: ``"raise"``, or ``"pool"``, which gives them centre and scale of all
         controls and leaves in what sets these batches apart.
+    fit_on
+        Boolean column of `obs`: the control rows to learn from, all by default. The others are aligned like any other row. Scores
+        that compare with controls need such: to controls that it learnt from, alignment makes everything else look far.
     key_added
         Key to write to.
     copy
@@ -109,10 +115,10 @@ def standardize_by_controls(
     >>> bool(abs(controls.mean(axis=0)).max() < 1e-5)
     True
     """
-    check_option("method", method, ("standard", "robust"))
-    check_option("missing", missing, ("raise", "pool"))
-    check_not_negative("prior", prior)
-    check_not_negative("min_controls", min_controls, whole=True, least=1)
+    check_choice("method", method, ("standard", "robust"))
+    check_choice("missing", missing, ("raise", "pool"))
+    check_number("prior", prior)
+    check_count("min_controls", min_controls)
     profiles = read_control_profiles(
         adata,
         use_rep=use_rep,
@@ -120,16 +126,24 @@ def standardize_by_controls(
         control=control,
         sep=sep,
         batch_key=batch_key,
+        fit_on=fit_on,
+        key_added=key_added,
         copy=copy,
     )
     least = max(min_controls, 2) if prior == 0 else min_controls
-    scaling = profiles.scaling(min_controls=least, missing=missing, method=method, prior=prior)
+    values = profiles.standardized(min_controls=least, missing=missing, method=method, prior=prior)
     parameters = {
         "use_rep": use_rep or "X",
+        "perturbation_key": perturbation_key,
+        "control": np.array(check_control(control), dtype=object),
+        "sep": sep,
         "batch_key": batch_key,
         "method": method,
         "prior": float(prior),
+        "min_controls": int(min_controls),
+        "missing": missing,
+        "fit_on": fit_on,
+        "whitened": False,
         "batches": profiles.control_table(),
     }
-    values = scaling.transform(profiles.values, profiles.batches)
     return write_profiles(adata, values, parameters, key_added=key_added, copy=copy)

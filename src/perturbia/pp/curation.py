@@ -10,14 +10,16 @@ import numpy as np
 import pandas as pd
 
 from perturbia import _keys
-from perturbia.errors import UnsupportedQuery
-from perturbia.metrics._false_discovery import q_values
 from perturbia.metrics.replicate_cosine import replicate_consistency
+from perturbia.perturbation._copies import in_memory, require_writable
 from perturbia.perturbation._profiles import profile_matrix
-from perturbia.perturbation.labels import CONTROL
-from perturbia.pp._control_profiles import check_not_negative, check_option
+from perturbia.perturbation.labels import CONTROL, check_control
+from perturbia.pp._control_profiles import check_key
 from perturbia.pp._control_sampling import draw_shares
 from perturbia.pp._labelled_rows import LabelledRows, read_labelled_rows
+from perturbia.stats._false_discovery import q_values
+from perturbia.stats._membership import distinct_within
+from perturbia.stats._settings import check_choice, check_count, check_seed, is_number
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -91,7 +93,7 @@ def curate_perturbations(
     min_wells
         Rows that it needs, at least 2.
     control_fraction
-        Share of the controls to keep in every batch, rounded up. A mapping names a share for each label, such as
+        Share of the controls of each label to keep in every batch, rounded up. A mapping names a share for each label, such as
         ``{"positive": 0.1, "negative": 0.3}``, also of perturbations that all plates hold: these are controls then, under-sampled
         and not tested. Controls that it does not name are all kept.
     consistency
@@ -160,11 +162,9 @@ def curate_perturbations(
     """
     representations = _representations(use_rep)
     _check_options(min_batches, min_wells, consistency, alpha, null, n_null, seed)
-    if adata.isbacked and adata.is_view and not copy:
-        msg = (
-            "adata: expected data that can be written to, got a view of a backed file. Use copy=True, or .to_memory()."
-        )
-        raise UnsupportedQuery(msg)
+    check_key(key_added)
+    if not copy:
+        require_writable(adata)
     screen = read_labelled_rows(adata, perturbation_key, batch_key, control, sep, control_fraction)
     table = _count(screen.perturbations, screen.codes, screen.batches)
     table["reason"] = np.select(
@@ -181,7 +181,7 @@ def curate_perturbations(
     curated = _marked(table, screen, drawn, adata.n_obs)
     parameters = {
         "perturbation_key": perturbation_key,
-        "control": np.array([control or CONTROL] if isinstance(control, str | None) else list(control), dtype=object),
+        "control": np.array(check_control(CONTROL if control is None else control), dtype=object),
         "batch_key": batch_key,
         "use_rep": np.array([name or "X" for name in representations], dtype=object),
         "min_batches": min_batches,
@@ -195,7 +195,7 @@ def curate_perturbations(
         "n_unlabelled": screen.n_unlabelled,
         "n_without_batch": screen.n_without_batch,
     }
-    out = adata if not copy else adata.to_memory() if adata.isbacked else adata.copy()
+    out = in_memory(adata) if copy else adata
     out.obs[key_added] = curated
     out.uns[key_added] = {"table": _with_controls(table, screen, drawn), **parameters}
     _report(table, curated)
@@ -204,12 +204,9 @@ def curate_perturbations(
 
 def _count(names: np.ndarray | list[str], codes: np.ndarray, batches: np.ndarray) -> pd.DataFrame:
     """Rows and batches of every group; rows of code -1 are in none."""
-    n_batches = int(batches.max()) + 1
-    grouped = codes >= 0
-    pairs = np.unique(codes[grouped] * n_batches + batches[grouped]) // n_batches
     counts = {
-        "n_obs": np.bincount(codes[grouped], minlength=len(names)),
-        "n_batches": np.bincount(pairs, minlength=len(names)),
+        "n_obs": np.bincount(codes[codes >= 0], minlength=len(names)),
+        "n_batches": distinct_within(codes, batches, len(names)),
     }
     return pd.DataFrame(counts, index=pd.Index(np.asarray(names, dtype=object), name="perturbation"))
 
@@ -302,14 +299,14 @@ def _representations(use_rep: str | Sequence[str | None] | None) -> list[str | N
 def _check_options(
     min_batches: int, min_wells: int, consistency: str | None, alpha: float, null: str, n_null: int, seed: int
 ) -> None:
-    check_not_negative("min_batches", min_batches, whole=True, least=1)
-    check_not_negative("min_wells", min_wells, whole=True, least=2)
+    check_count("min_batches", min_batches)
+    check_count("min_wells", min_wells, least=2)
     if consistency is not None:
-        check_option("consistency", consistency, ("pval", "qval"))
-    check_option("null", null, ("mismatched", "controls"))
-    check_not_negative("n_null", n_null, whole=True, least=1)
-    check_not_negative("seed", seed, whole=True)
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float | np.integer | np.floating) or not 0 < alpha <= 1:
+        check_choice("consistency", consistency, ("pval", "qval"))
+    check_choice("null", null, ("mismatched", "controls"))
+    check_count("n_null", n_null)
+    check_seed(seed)
+    if not is_number(alpha) or not 0 < alpha <= 1:
         msg = f"alpha: expected a level above 0 and up to 1, got {alpha!r}."
         raise ValueError(msg)
     if consistency is not None and 1 / (1 + n_null) >= alpha:

@@ -10,6 +10,7 @@ import pandas as pd
 
 from perturbia import _keys
 from perturbia.errors import ControlError, LabelError, UnsupportedQuery, shorten
+from perturbia.perturbation._copies import in_memory, require_writable
 from perturbia.perturbation.design import Design, design_from_labels
 from perturbia.perturbation.labels import CONTROL, check_control
 from perturbia.pp.guides import cells_without_guide, design_from_guides
@@ -114,11 +115,8 @@ def encode_perturbations(
     if style not in STYLES:
         msg = f"style: expected one of {shorten(STYLES)}, got {style!r}. Use 'auto' when in doubt."
         raise LabelError(msg)
-    if adata.isbacked and adata.is_view and not copy:
-        msg = (
-            "adata: expected data that can be written to, got a view of a backed file. Use copy=True, or .to_memory()."
-        )
-        raise UnsupportedQuery(msg)
+    if not copy:
+        require_writable(adata)
     if perturbation_key is None:
         if guide_key is None:
             msg = (
@@ -151,7 +149,7 @@ def encode_perturbations(
         "guide_threshold": None if guide_key is None else float(guide_threshold),
         "style": style,
     }
-    out = adata if not copy else adata.to_memory() if adata.isbacked else adata.copy()
+    out = in_memory(adata) if copy else adata
     _write(out, design, key_added, {key: value for key, value in params.items() if value is not None})
     return out if copy else None
 

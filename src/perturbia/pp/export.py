@@ -10,6 +10,7 @@ import pandas as pd
 
 from perturbia import _keys
 from perturbia.errors import LabelError, UnsupportedQuery, shorten
+from perturbia.perturbation._copies import in_memory
 from perturbia.perturbation.design import design_from_matrix
 from perturbia.perturbation.dosage import unique_dosages
 from perturbia.perturbation.labels import format_dose, join_label
@@ -68,7 +69,7 @@ def to_gears(
     if dosed:
         msg = f"to_gears: expected no doses, got {shorten(dosed, limit=3)}. Use pp.to_cpa or pp.to_scperturb."
         raise UnsupportedQuery(msg)
-    out = _copy(adata)
+    out = in_memory(adata)
     if cell_type_key is not None:
         if cell_type_key not in adata.obs:
             msg = f"cell_type_key: expected a column of adata.obs, got {cell_type_key!r}. Name the cell type column."
@@ -131,7 +132,7 @@ def to_cpa(
     """
     rows, inverse = _combinations(adata, key, control)
     _check_names([name for names, _ in rows for name in names], "CPA", forbidden=("+", "@"))
-    out = _copy(adata)
+    out = in_memory(adata)
     out.obs[perturbation_key] = _categorical(["+".join(names) or control for names, _ in rows], inverse)
     out.obs[dose_key] = _categorical(["+".join(map(_decimal, doses)) or "1.0" for _, doses in rows], inverse)
     return out
@@ -173,7 +174,7 @@ def to_cell_eval(
     ['A+B@0.5', 'non-targeting']
     """
     rows, inverse = _combinations(adata, key, control)
-    out = _copy(adata)
+    out = in_memory(adata)
     out.obs[target_key] = _categorical([join_label(*row, control=control) for row in rows], inverse)
     return out
 
@@ -223,7 +224,7 @@ def to_scperturb(
     """
     rows, inverse = _combinations(adata, key, control)
     _check_names([name for names, _ in rows for name in names], "scPerturb", forbidden=("+", "@"))
-    out = _copy(adata)
+    out = in_memory(adata)
     out.obs["perturbation"] = _categorical(["+".join(names) or control for names, _ in rows], inverse)
     out.obs["nperts"] = np.array([len(names) for names, _ in rows])[inverse]
     if "dose_value" in out.obs or any(dose != 1 for _, doses in rows for dose in doses):
@@ -281,7 +282,3 @@ def _categorical(labels: Sequence[str], inverse: np.ndarray) -> pd.Categorical:
     """One category per distinct label, sorted, from the label of each combination."""
     categories, codes = np.unique(np.array(labels, dtype=object), return_inverse=True)
     return pd.Categorical.from_codes(codes[inverse], categories=categories)
-
-
-def _copy(adata: AnnData) -> AnnData:
-    return adata.to_memory() if adata.isbacked else adata.copy()

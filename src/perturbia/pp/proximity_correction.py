@@ -9,11 +9,13 @@ import numpy as np
 import pandas as pd
 
 from perturbia import _keys
-from perturbia.errors import LabelError, UnsupportedQuery, shorten
-from perturbia.metrics._arm_labels import arm_codes, marked_controls
-from perturbia.perturbation._profiles import label_design, profile_matrix
+from perturbia.errors import LabelError, shorten
+from perturbia.metrics._arm_labels import arm_codes
+from perturbia.perturbation._copies import require_writable
+from perturbia.perturbation._profiles import label_design, marked_controls, profile_matrix
 from perturbia.pp._arm_shifts import ArmMethod, ArmShifts, arm_shifts
-from perturbia.pp._control_profiles import check_not_negative, check_option, write_profiles
+from perturbia.pp._control_profiles import write_profiles
+from perturbia.stats._settings import check_choice, check_count
 from perturbia.stats.group_moments import group_means
 
 if TYPE_CHECKING:
@@ -137,13 +139,10 @@ def correct_proximity_bias(
     >>> round(before.probability, 1), round(after.probability, 1)
     (0.8, 0.5)
     """
-    check_option("method", method, ("balanced", "arm_mean"))
-    check_not_negative("min_genes", min_genes, whole=True, least=2)
-    if adata.isbacked and adata.is_view and not copy:
-        msg = (
-            "adata: expected data that can be written to, got a view of a backed file. Use copy=True, or .to_memory()."
-        )
-        raise UnsupportedQuery(msg)
+    check_choice("method", method, ("balanced", "arm_mean"))
+    check_count("min_genes", min_genes, least=2)
+    if not copy:
+        require_writable(adata)
     labels, arms, names = _genes_and_arms(adata, arm_key, perturbation_key, control, sep)
     corrected = arms >= 0
     genes, first, codes = np.unique(labels[corrected], return_index=True, return_inverse=True)

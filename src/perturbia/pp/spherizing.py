@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from perturbia import _keys
-from perturbia.errors import ControlError, UnsupportedQuery
+from perturbia.errors import ControlError
 from perturbia.perturbation._cell_design import design_of
+from perturbia.perturbation._copies import require_writable
 from perturbia.perturbation._profiles import profile_matrix
-from perturbia.pp._control_profiles import check_not_negative, check_option, write_profiles
+from perturbia.perturbation.labels import check_control
+from perturbia.pp._control_profiles import check_key, controls_to_fit, write_profiles
+from perturbia.stats._settings import check_choice, check_number
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["spherize"]
 
 Method = Literal["ZCA", "PCA", "ZCA-cor", "PCA-cor"]
-_DEFAULT_EPSILON = 1e-6
+_DEFAULT_EPSILON = 1e-6  # of the mean variance
 
 
 def spherize(
@@ -34,6 +37,7 @@ def spherize(
     perturbation_key: str | None = "perturbation",
     control: str | Sequence[str] = "control",
     sep: str = "+",
+    fit_on: str | None = None,
     key_added: str = _keys.OBSM_SPHERIZED,
     copy: bool = False,
 ) -> AnnData | None:
@@ -56,7 +60,7 @@ def spherize(
         ``"ZCA"``, ``"PCA"``, ``"ZCA-cor"`` or ``"PCA-cor"``.
     epsilon
         Variance added to that along every axis: a direction in which controls vary by less is not magnified beyond
-        :math:`1/\sqrt{\epsilon}`. By default 1e-6, which whitens fully. With fewer controls than features some directions
+        :math:`1/\sqrt{\epsilon}`. By default a millionth of the mean variance, which whitens fully. With fewer controls than features some directions
         have no variance among them, and what they are multiplied by is epsilon's choice alone: then it has to be
         given, in squared units of the features (of correlations, for ``-cor``).
     perturbation_key
@@ -65,6 +69,9 @@ def spherize(
         Label or labels of the controls.
     sep
         Text between the members of a combination.
+    fit_on
+        Boolean column of `obs`: the control rows to learn from, all by default. The others are aligned like any other row. Scores
+        that compare with controls need such: to controls that it learnt from, alignment makes everything else look far.
     key_added
         Key to write to.
     copy
@@ -109,17 +116,16 @@ def spherize(
     """
     from perturbia.stats.whitening import fit_whitening
 
-    check_option("method", method, ("ZCA", "PCA", "ZCA-cor", "PCA-cor"))
+    check_choice("method", method, ("ZCA", "PCA", "ZCA-cor", "PCA-cor"))
     if epsilon is not None:
-        check_not_negative("epsilon", epsilon)
-    if adata.isbacked and adata.is_view and not copy:
-        msg = (
-            "adata: expected data that can be written to, got a view of a backed file. Use copy=True, or .to_memory()."
-        )
-        raise UnsupportedQuery(msg)
+        check_number("epsilon", epsilon)
+    check_key(key_added)
+    if not copy:
+        require_writable(adata)
     chosen = np.ones(adata.n_obs, dtype=bool)
     if perturbation_key is not None:
         chosen = design_of(adata, perturbation_key=perturbation_key, control=control, sep=sep).is_control
+    chosen = controls_to_fit(adata, chosen, fit_on)
     values = profile_matrix(adata, use_rep=use_rep)
     if chosen.sum() < 2:
         msg = f"control: expected two control rows or more, got {chosen.sum()}. Name other controls, or perturbation_key=None."
@@ -131,8 +137,13 @@ def spherize(
     used = _epsilon(epsilon, whitening, int(chosen.sum()))
     parameters: dict[str, Any] = {
         "use_rep": use_rep or "X",
+        "perturbation_key": perturbation_key,
+        "control": np.array(check_control(control), dtype=object),
+        "sep": sep,
         "method": method,
         "epsilon": float(used),
+        "fit_on": fit_on,
+        "whitened": perturbation_key is not None,
         "n_controls": int(chosen.sum()),
     }
     white = _whiten(rows, whitening, used, as_axes=method.startswith("PCA"))
@@ -160,7 +171,7 @@ def _epsilon(epsilon: float | None, whitening: Whitening, n_controls: int) -> fl
             "of it, or use perturbia.pp.typical_variation_normalization, which chooses by itself."
         )
         raise ControlError(msg)
-    return _DEFAULT_EPSILON if epsilon is None else epsilon
+    return _DEFAULT_EPSILON * whitening.mean_variance if epsilon is None else epsilon
 
 
 def _whiten(rows: np.ndarray, whitening: Whitening, epsilon: float, *, as_axes: bool) -> np.ndarray:

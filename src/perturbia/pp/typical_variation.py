@@ -11,14 +11,15 @@ import pandas as pd
 from perturbia import _keys
 from perturbia.errors import ControlError
 from perturbia.metrics._ranked_positives import average_precision
+from perturbia.perturbation.labels import check_control
 from perturbia.pp._control_profiles import (
     ControlProfiles,
     Missing,
-    check_not_negative,
-    check_option,
     read_control_profiles,
     write_profiles,
 )
+from perturbia.stats._settings import check_choice, check_count, check_number, check_seed
+from perturbia.stats.row_cosines import unit_rows
 from perturbia.stats.typical_variation import (
     ChooseBy,
     WhiteningChoice,
@@ -56,6 +57,7 @@ def typical_variation_normalization(
     batch_prior: float | None = None,
     min_controls: int = 1,
     missing: Missing = "raise",
+    fit_on: str | None = None,
     as_axes: bool = False,
     published: bool = False,
     max_rows: int = 1500,
@@ -71,7 +73,8 @@ def typical_variation_normalization(
     within batches, kept along the :math:`k` axes of most variance. Whitening along all axes from few controls is worse
     than none: where the controls are not enough to know a variance, it is a small number that magnifies noise. By
     default, :math:`k` and :math:`\alpha` are those that change least among those under which replicates of a perturbation in
-    other batches are found best among all rows; plain standardisation (all axes, :math:`\alpha = 1`) is a candidate.
+    other batches are found best among all rows; where that is not clearly better than plain standardisation (all axes,
+    :math:`\alpha = 1`), the profiles stay at that.
 
     Parameters
     ----------
@@ -94,9 +97,10 @@ def typical_variation_normalization(
     choose_by
         What settles ``"auto"``. ``"replicates"``: the mean average precision of finding the replicates of a perturbation,
         in other batches, among those of others, over 9 ranks and 6 shrinkages and up to `max_rows` profiles (means of a
-        quarter of the rows of a perturbation and batch, where it has more than four there); of the pairs within a standard error of the best, the one with most shrinkage, then with most axes. Without replicates,
-        the next. ``"ledoit_wolf"``: shrinkage in closed form, all axes. ``"likelihood"``: shrinkage under which held-out
-        controls are likeliest, all axes.
+        quarter of the rows of a perturbation and batch, where it has more than four there). Unless the best is ahead of plain
+        standardisation by two standard errors, over perturbations that took no part in finding it, that is kept; else, of
+        the pairs within one standard error of the best, the one with most axes, then with most shrinkage. Without replicates, the next. ``"ledoit_wolf"``: shrinkage in closed
+        form, all axes. ``"likelihood"``: shrinkage under which held-out controls are likeliest, all axes.
     center_per_batch
         `False` leaves in what sets batches apart: one centre for all, as in the published code.
     prior
@@ -106,6 +110,9 @@ def typical_variation_normalization(
         the default, does not: from few controls a batch, it made every map that we measured worse.
     min_controls, missing
         Controls that a batch needs, and what to do with others, as in :func:`standardize_by_controls`.
+    fit_on
+        Boolean column of `obs`: the control rows to learn from, all by default. The others are aligned like any other row. Scores
+        that compare with controls need such: from controls that it learnt from, whitening moves everything else away.
     as_axes
         Write coordinates on the kept axes in place of features. Cosines are the same.
     published
@@ -124,7 +131,8 @@ def typical_variation_normalization(
     -------
     None, or the copy. Written are `obsm[key_added]`, float32 (n_obs, n_features), or (n_obs, rank) as axes, and
     `uns[key_added]`: the arguments; `rank`, `shrinkage` and `chosen_by` as used; `candidates`, a DataFrame with the
-    score of each, how far below the best it is, and the standard error of that; `batches`, a DataFrame with the controls of each.
+    score of each, how far below the best it is, and the standard error of that; `lead` and `lead_standard_error`, by which
+    the best is ahead of plain standardisation where it was not looked for; `batches`, a DataFrame with the controls of each.
 
     Raises
     ------
@@ -170,36 +178,69 @@ def typical_variation_normalization(
         control=control,
         sep=sep,
         batch_key=batch_key,
+        fit_on=fit_on,
+        key_added=key_added,
         copy=copy,
     )
-    parameters: dict[str, Any] = {"use_rep": use_rep or "X", "batch_key": batch_key, "published": published}
-    parameters["batches"] = profiles.control_table()
+    parameters: dict[str, Any] = {
+        "use_rep": use_rep or "X",
+        "perturbation_key": perturbation_key,
+        "control": np.array(check_control(control), dtype=object),
+        "sep": sep,
+        "batch_key": batch_key,
+        "fit_on": fit_on,
+        "published": published,
+        "whitened": True,
+        "batches": profiles.control_table(),
+    }
     if published:
-        profiles.require(2, missing="raise")
+        profiles.require(2, missing="raise", can_pool=False)
         values = published_tvn(profiles.values, profiles.is_control, profiles.batches)
         return write_profiles(adata, values, parameters, key_added=key_added, copy=copy)
-    scaling = profiles.scaling(
+    rows = profiles.standardized(
         min_controls=min_controls, missing=missing, prior=prior, center_per_batch=center_per_batch
     )
-    rows = scaling.transform(profiles.values, profiles.batches)
     residuals = _residuals(rows, profiles, center_per_batch=center_per_batch)
     whitening = fit_whitening(residuals)
     _check_controls(whitening, profiles, rank, shrinkage, batch_prior)
     choice = _choose(whitening, residuals, rows, profiles, rank, shrinkage, choose_by, max_rows, seed)
-    values = whitening.transform(rows, rank=choice.rank, shrinkage=choice.shrinkage, as_axes=as_axes)
-    if batch_prior is not None:
-        values = recolour_batches(values, profiles.is_control, profiles.batches, prior=batch_prior)
+    values = _whitened(whitening, choice, rows, profiles, as_axes=as_axes, batch_prior=batch_prior)
     parameters |= {
         "rank": choice.rank,
         "shrinkage": float(choice.shrinkage),
         "chosen_by": choice.chosen_by,
         "candidates": choice.candidates,
+        "lead": float(choice.lead[0]),
+        "lead_standard_error": float(choice.lead[1]),
+        "whitened": choice.shrinkage < 1 or choice.rank < profiles.values.shape[1],
         "center_per_batch": center_per_batch,
         "prior": float(prior),
         "batch_prior": batch_prior,
+        "min_controls": int(min_controls),
+        "missing": missing,
+        "as_axes": as_axes,
+        "max_rows": int(max_rows),
         "seed": int(seed),
     }
     return write_profiles(adata, values, parameters, key_added=key_added, copy=copy)
+
+
+def _whitened(
+    whitening: Whitening,
+    choice: WhiteningChoice,
+    rows: np.ndarray,
+    profiles: ControlProfiles,
+    *,
+    as_axes: bool,
+    batch_prior: float | None,
+) -> np.ndarray:
+    """Whitened rows, each batch given the covariance of all where that is asked for: along the axes kept."""
+    rank, shrinkage = choice.rank, choice.shrinkage
+    if batch_prior is None:
+        return whitening.transform(rows, rank=rank, shrinkage=shrinkage, as_axes=as_axes)
+    values = whitening.transform(rows, rank=rank, shrinkage=shrinkage, as_axes=True)
+    values = recolour_batches(values, profiles.is_control, profiles.batches, prior=batch_prior)
+    return values if as_axes else values @ whitening.basis(rank)[:, : values.shape[1]].T
 
 
 def _residuals(rows: np.ndarray, profiles: ControlProfiles, *, center_per_batch: bool) -> np.ndarray:
@@ -237,7 +278,10 @@ def _choose(
         score=_ReplicateRetrieval(groups, batches),
     )
     if choice.chosen_by not in (choose_by, "user"):
-        logger.warning("No perturbation has two rows to compare: shrinkage is chosen by %r.", choice.chosen_by)
+        logger.warning(
+            "No perturbation has two rows that could be found among those of another: shrinkage is chosen by %r.",
+            choice.chosen_by,
+        )
     return choice
 
 
@@ -264,8 +308,7 @@ class _ReplicateRetrieval:
     def __call__(self, rows: np.ndarray) -> np.ndarray:
         if not len(rows):
             return np.empty(0)
-        norms = np.linalg.norm(rows, axis=1, keepdims=True)
-        found = average_precision(rows / np.where(norms > 0, norms, 1.0), self._candidates)[0]
+        found = average_precision(unit_rows(rows)[0], self._candidates)[0]
         scored = ~np.isnan(found)
         count = np.bincount(self.group[scored], minlength=self.n_groups)
         total = np.bincount(self.group[scored], found[scored], minlength=self.n_groups)
@@ -286,10 +329,11 @@ def _check_controls(
             f"{n_features} directions without variance, got 0. Pass rank={n_axes} or less, or shrinkage='auto'."
         )
         raise ControlError(msg)
-    if batch_prior == 0 and (profiles.control_counts <= n_features).any():
+    width = n_features if wanted in ("auto", n_features) or wanted > n_features else min(wanted, n_axes)
+    if batch_prior == 0 and (profiles.control_counts <= width).any():
         msg = (
             f"batch_prior: expected a number above 0, since a batch has {profiles.control_counts.min()} controls for "
-            f"{n_features} features, got 0."
+            f"{width} axes, got 0."
         )
         raise ControlError(msg)
 
@@ -298,18 +342,18 @@ def _check(
     rank: Any, shrinkage: Any, choose_by: Any, prior: Any, batch_prior: Any, min_controls: Any, missing: Any,
     max_rows: Any, seed: Any,
 ) -> None:  # fmt: skip
-    check_option("choose_by", choose_by, ("replicates", "ledoit_wolf", "likelihood"))
-    check_option("missing", missing, ("raise", "pool"))
+    check_choice("choose_by", choose_by, ("replicates", "ledoit_wolf", "likelihood"))
+    check_choice("missing", missing, ("raise", "pool"))
     if rank is not None and rank != "auto":
-        check_not_negative("rank", rank, whole=True, least=1)
+        check_count("rank", rank)
     if shrinkage != "auto":
-        check_not_negative("shrinkage", shrinkage)
+        check_number("shrinkage", shrinkage)
         if shrinkage > 1:
             msg = f"shrinkage: expected 'auto' or a number from 0 to 1, got {shrinkage!r}."
             raise ValueError(msg)
-    check_not_negative("prior", prior)
+    check_number("prior", prior)
     if batch_prior is not None:
-        check_not_negative("batch_prior", batch_prior)
-    check_not_negative("min_controls", min_controls, whole=True, least=1)
-    check_not_negative("max_rows", max_rows, whole=True, least=2)
-    check_not_negative("seed", seed, whole=True)
+        check_number("batch_prior", batch_prior)
+    check_count("min_controls", min_controls)
+    check_count("max_rows", max_rows, least=2)
+    check_seed(seed)

@@ -14,6 +14,7 @@ from perturbia.errors import ConvergenceWarning, shorten
 from perturbia.stats._arrays import any_matrix, group_positions
 from perturbia.stats._block_solvers import SOLVERS, Aligner, MatchingOptions
 from perturbia.stats._coupling_blocks import CouplingBlock, label_array
+from perturbia.stats._settings import check_choice
 from perturbia.stats.coupling import Coupling
 
 if TYPE_CHECKING:
@@ -253,9 +254,7 @@ def _points(X: np.ndarray | sp.spmatrix, name: str) -> np.ndarray:
 def _check(given: dict[str, Any]) -> None:
     from perturbia.stats.transport_cost import check_cost
 
-    if given["method"] not in get_args(Aligner):
-        msg = f"method: expected one of {', '.join(map(repr, get_args(Aligner)))}, got {given['method']!r}."
-        raise ValueError(msg)
+    check_choice("method", given["method"], get_args(Aligner))
     check_cost(given["cost"])
     scale = given["scale_cost"]
     if scale is not None and scale != "mean" and not _positive(scale):

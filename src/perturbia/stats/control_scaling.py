@@ -82,7 +82,8 @@ def fit_control_scaling(
         Position of the batch of every row, 0, 1, …, shape (n_rows,). A batch without references takes the centre and
         scale of all references.
     method
-        Mean and standard deviation, or median and 1.4826 times the median absolute deviation.
+        Mean and standard deviation, or median and 1.4826 times the median absolute deviation; standard deviation also there
+        for features of which more than half of the values are equal, whose deviation is 0.
     prior
         Reference rows' worth of the scale that batches share, 0 or more.
     center_per_batch, scale_per_batch
@@ -113,7 +114,7 @@ def fit_control_scaling(
     residuals = whole - middle[batches[every]]
     spread = _spreads(residuals, batches[every], n_batches, counts, method)
     if method == "robust":
-        pooled = (_MAD_TO_SD * np.median(np.abs(residuals), axis=0)) ** 2
+        pooled = _robust_square(residuals, about_zero=True)
     else:
         n_centres = np.count_nonzero(counts) if center_per_batch else 1
         pooled = (residuals**2).sum(axis=0) / max(len(every) - n_centres, 1)
@@ -151,11 +152,17 @@ def _spreads(residuals: np.ndarray, batches: np.ndarray, n_batches: int, counts:
     spread = np.zeros((n_batches, residuals.shape[1]))
     if method == "robust":
         for batch in np.flatnonzero(counts > 1):
-            rows = residuals[batches == batch]
-            spread[batch] = (_MAD_TO_SD * np.median(np.abs(rows - np.median(rows, axis=0)), axis=0)) ** 2
+            spread[batch] = _robust_square(residuals[batches == batch])
         return spread
     several = np.flatnonzero(counts > 1)
     if len(several):
         moments = group_means(residuals, batches, groups=several.tolist())
         spread[several] = moments.variance
     return spread
+
+
+def _robust_square(rows: np.ndarray, *, about_zero: bool = False) -> np.ndarray:
+    """Square of the scaled median absolute deviation; variance where more than half of the values are equal, as in counts."""
+    centred = rows if about_zero else rows - np.median(rows, axis=0)
+    square = (_MAD_TO_SD * np.median(np.abs(centred), axis=0)) ** 2
+    return np.where(square > 0, square, rows.var(axis=0))

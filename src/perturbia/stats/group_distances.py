@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from perturbia.stats._arrays import dense_matrix
+from perturbia.stats._false_discovery import q_values
 from perturbia.stats.block_matching import paired_groups
 from perturbia.stats.energy_permutation import energy_test
 
@@ -65,7 +66,6 @@ def group_distance_tests(
     {'a': True, 'b': False}
     """
     from scipy.spatial.distance import cdist
-    from statsmodels.stats.multitest import multipletests
 
     X, Y = dense_matrix(X, "X"), dense_matrix(Y, "Y")
     if X.shape[1] != Y.shape[1]:
@@ -99,8 +99,5 @@ def group_distance_tests(
         rows.append((distance, distance / between if between > 0 else 0.0, float(test.p_value[0])))
     columns = ["energy_distance", "relative_distance", "p_value"]
     table = pd.DataFrame(rows, index=[name for name, *_ in groups], columns=columns)
-    table["p_adjusted"] = np.nan
-    tested = table["p_value"].notna()
-    if tested.any():
-        table.loc[tested, "p_adjusted"] = multipletests(table.loc[tested, "p_value"], method="fdr_bh")[1]
+    table["p_adjusted"] = q_values(table["p_value"].to_numpy())
     return table

@@ -12,6 +12,7 @@ from scipy.special import betainc
 
 from perturbia.errors import shorten
 from perturbia.stats._arrays import any_matrix, group_codes, group_positions
+from perturbia.stats._settings import check_choice
 from perturbia.stats.group_moments import group_means
 
 if TYPE_CHECKING:
@@ -115,9 +116,7 @@ def locate_groups(
     >>> locate_groups(X, ["a", "a", "a", "b", "b"], func="median").location.ravel()
     array([1., 6.])
     """
-    if func not in get_args(Location):
-        msg = f"func: expected one of {', '.join(map(repr, get_args(Location)))}, got {func!r}."
-        raise ValueError(msg)
+    check_choice("func", func, get_args(Location))
     if not 0 <= trim < 0.5:
         msg = f"trim: expected a share in [0, 0.5) that is cut from each end, got {trim!r}."
         raise ValueError(msg)

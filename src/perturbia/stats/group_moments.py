@@ -10,6 +10,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from perturbia.stats._arrays import any_matrix, group_codes, position_of
+from perturbia.stats._membership import one_hot
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -78,9 +79,7 @@ def _membership(design: Any, n_rows: int, groups: Sequence[Any] | None) -> tuple
             raise ValueError(msg)
         return names, indicator.T.tocsr()
     names, codes = group_codes(design, n_rows, groups=groups)
-    (rows,) = np.nonzero(codes >= 0)
-    shape = (len(names), n_rows)
-    return names, sp.csr_matrix((np.ones(len(rows)), (codes[rows], rows)), shape=shape)
+    return names, sp.csr_matrix(one_hot(codes, len(names)).T)
 
 
 def _sums(indicator: sp.csr_matrix, X: Any, *, squares: bool) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse as sp
 
+from perturbia.stats._membership import distinct_within
+
 __all__ = ["FoldSupport", "fold_support", "groups_of_labels", "spread_folds"]
 
 
@@ -47,7 +49,7 @@ def groups_of_labels(codes: np.ndarray, groups: np.ndarray) -> np.ndarray:
     -------
     int64, shape (n_labels,).
     """
-    return (_counts(groups, codes) > 0).sum(axis=0)
+    return distinct_within(codes, groups, int(codes.max()) + 1)
 
 
 def spread_folds(codes: np.ndarray, groups: np.ndarray, *, n_folds: int, seed: int = 0) -> np.ndarray:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-import scipy.sparse as sp
 
 from perturbia.errors import ConvergenceWarning
+from perturbia.stats._membership import one_hot
 
 __all__ = ["LogisticProbe", "NeighbourProbe", "Predictor", "Probe", "RidgeProbe", "TrainingSpace", "training_space"]
 
@@ -85,8 +85,7 @@ def training_space(
     labels, position, counts = np.unique(codes, return_inverse=True, return_counts=True)
     n_rows, n_labels = len(X), len(labels)
     label_weight = n_rows / (n_labels * counts) if balanced else np.ones(n_labels)
-    member = sp.csr_matrix((np.ones(n_rows), (position, np.arange(n_rows))), shape=(n_labels, n_rows))
-    sums = member @ X
+    sums = one_hot(position, n_labels).T @ X
     mass = label_weight * counts
     centre = label_weight @ sums / n_rows
     rows = (X - centre) * np.sqrt(label_weight[position])[:, None]

@@ -7,6 +7,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from perturbia.stats._arrays import dense_matrix
+from perturbia.stats._settings import check_choice
 
 __all__ = ["ScoreKind", "cross_entropy", "fit_temperature", "propensity_scores"]
 
@@ -68,9 +69,7 @@ def propensity_scores(
     True
     """
     values = dense_matrix(logits, "logits")
-    if kind not in get_args(ScoreKind):
-        msg = f"kind: expected one of {', '.join(map(repr, get_args(ScoreKind)))}, got {kind!r}."
-        raise ValueError(msg)
+    check_choice("kind", kind, get_args(ScoreKind))
     if not (np.isfinite(temperature) and temperature > 0) or not 0 < floor < 1:
         msg = f"temperature, floor: expected a positive number and one in (0, 1), got {temperature!r} and {floor!r}."
         raise ValueError(msg)

@@ -20,6 +20,7 @@ __all__ = [
     "cosine_matrix",
     "largest_cosines",
     "nearest_rows",
+    "pair_cosines",
     "pairs_at_most",
     "unit_rows",
 ]
@@ -53,14 +54,44 @@ def unit_rows(X: np.ndarray, *, metric: RowMetric = "cosine") -> tuple[np.ndarra
     """
     values = np.asarray(X, dtype=np.float64)
     # a first division, so that squares of very large or small values stay in range
-    largest = np.abs(values).max(axis=1, keepdims=True)
-    values = values / np.where(largest > 0, largest, 1.0)
+    largest = np.abs([values.max(axis=1), values.min(axis=1)]).max(axis=0)
+    units = values / np.where(largest > 0, largest, 1.0)[:, None]
     if metric == "pearson":
-        values, length = centre_rows(values)
-        values[length == 0] = 0.0
+        units, length = centre_rows(units)
+        units[length == 0] = 0.0
     else:
-        length = np.linalg.norm(values, axis=1)
-    return values / np.where(length > 0, length, 1.0)[:, None], length * largest[:, 0]
+        length = np.sqrt(np.einsum("ij,ij->i", units, units))
+    units /= np.where(length > 0, length, 1.0)[:, None]
+    with np.errstate(over="ignore"):
+        return units, length * largest
+
+
+def pair_cosines(units: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Cosines of some pairs of rows.
+
+    Parameters
+    ----------
+    units
+        Unit rows, float64, shape (n_rows, n_columns).
+    first, second
+        Rows of each pair, shape (n_pairs,).
+
+    Returns
+    -------
+    Shape (n_pairs,), float64; rounding may take them beyond 1 by a few parts in 10^16.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> pair_cosines(np.array([[1.0, 0.0], [0.6, 0.8]]), np.array([0, 1]), np.array([1, 1])).tolist()
+    [0.6, 1.0]
+    """
+    cosines = np.empty(len(first))
+    step = max(1, _BLOCK_ENTRIES // units.shape[1])
+    for start in range(0, len(first), step):
+        part = slice(start, start + step)
+        cosines[part] = np.einsum("ij,ij->i", units[first[part]], units[second[part]])
+    return cosines
 
 
 def _blocks(n_queries: int, n_rows: int, block_size: int | None) -> Iterator[slice]:

@@ -19,6 +19,7 @@ _SHRINKAGES = (0.01, 0.03, 0.1, 0.3, 0.6, 1.0)
 _N_RANKS = 8
 _LEAST_RANK = 8
 _LEAD = 2  # standard errors by which whitening has to be ahead
+_N_FOLDS = 5
 
 ChooseBy = Literal["replicates", "ledoit_wolf", "likelihood"]
 
@@ -38,12 +39,16 @@ class WhiteningChoice:
     candidates
         Columns ``rank``, ``shrinkage``, ``score``, the mean over perturbations, ``below``, how far that is below the best
         on average, and ``standard_error`` of that; empty where replicates were not asked.
+    lead
+        By how much the best is ahead of all axes at a shrinkage of 1, and the standard error of that, for perturbations
+        that took no part in finding the best; NaN where replicates were not asked, or this pair was no candidate.
     """
 
     rank: int
     shrinkage: float
     chosen_by: str
     candidates: pd.DataFrame
+    lead: tuple[float, float] = (float("nan"), float("nan"))
 
 
 def choose_whitening(
@@ -67,8 +72,8 @@ def choose_whitening(
         Given, or to be chosen.
     choose_by
         ``"replicates"``: all axes and a shrinkage of 1, unless the best pair is ahead of that by two standard errors over
-        perturbations; then, of the pairs within one of the best, the one that changes least: most shrinkage, then most
-        axes. The others choose shrinkage from the controls alone, and keep all axes.
+        perturbations that took no part in finding it; then, of the pairs within one standard error of the best, the one
+        that changes least: most axes, then most shrinkage. The others choose shrinkage from the controls alone, and keep all axes.
     controls
         Centred and scaled control rows, (n_controls, n_features).
     control_folds
@@ -86,35 +91,73 @@ def choose_whitening(
     n_features = whitening.axes.shape[0]
     nothing = pd.DataFrame({"rank": [], "shrinkage": [], "score": [], "below": [], "standard_error": []})
     if rank != "auto" and shrinkage != "auto":
-        return WhiteningChoice(min(rank, n_features), shrinkage, "user", nothing)
+        return WhiteningChoice(_usable(rank, whitening), shrinkage, "user", nothing)
     if choose_by == "replicates":
-        tried = _tried(whitening, _ranks(whitening, rank), _shrinkages(shrinkage), rows, score)
-        if len(tried):
-            best = _most_cautious(tried, n_features)
-            return WhiteningChoice(int(best["rank"]), float(best["shrinkage"]), "replicates", tried)
+        pairs, scores = _tried(whitening, _ranks(whitening, rank), _shrinkages(shrinkage), rows, score)
+        if scores.size:
+            return _most_cautious(pairs, scores, n_features)
         choose_by = "ledoit_wolf"
     if shrinkage == "auto":
         if choose_by == "likelihood":
             shrinkage = likely_shrinkage(controls, control_folds, np.array(_SHRINKAGES))
         else:
             shrinkage = ledoit_wolf_shrinkage(controls)
-    return WhiteningChoice(n_features if rank == "auto" else min(rank, n_features), shrinkage, choose_by, nothing)
+    kept = n_features if rank == "auto" else _usable(rank, whitening)
+    return WhiteningChoice(kept, shrinkage, choose_by, nothing)
 
 
-def _most_cautious(tried: pd.DataFrame, n_features: int) -> pd.Series:
-    """The pair that changes least of those that are as good as the best."""
-    plain = tried[(tried["rank"] == n_features) & (tried["shrinkage"] == 1)]
-    # the best of many pairs is ahead by luck alone, so that one standard error is not enough
-    if len(plain) and (plain["below"] <= _LEAD * plain["standard_error"]).all():
-        return plain.iloc[0]
-    as_good = tried[tried["below"] <= tried["standard_error"]]
-    return as_good.sort_values(["shrinkage", "rank"]).iloc[-1]
+def _usable(rank: int, whitening: Whitening) -> int:
+    """Axes that there are: all directions, or at most those along which controls vary."""
+    n_features, n_axes = whitening.axes.shape
+    return n_features if rank >= n_features else min(rank, n_axes)
+
+
+def _most_cautious(pairs: list[tuple[int, float]], scores: np.ndarray, n_features: int) -> WhiteningChoice:
+    """The pair that changes least of those that are as good as the best; scores are (n_pairs, n_perturbations)."""
+    table = pd.DataFrame(pairs, columns=["rank", "shrinkage"])
+    table["score"] = scores.mean(axis=1)
+    below = scores[int(table["score"].argmax())] - scores
+    table["below"] = below.mean(axis=1)
+    table["standard_error"] = _standard_error(below)
+    lead = (float("nan"), float("nan"))
+    if (n_features, 1.0) in pairs:
+        plain = pairs.index((n_features, 1.0))
+        lead = _held_out_lead(scores, plain)
+        if not lead[0] > _LEAD * lead[1]:
+            return WhiteningChoice(n_features, 1.0, "replicates", table, lead)
+    as_good = table[table["below"] <= table["standard_error"]]
+    best = as_good.sort_values(["rank", "shrinkage"]).iloc[-1]
+    return WhiteningChoice(int(best["rank"]), float(best["shrinkage"]), "replicates", table, lead)
+
+
+def _held_out_lead(scores: np.ndarray, plain: int) -> tuple[float, float]:
+    """How far the best pair is ahead of `plain`, and its standard error: the best of many is ahead by luck where it was found.
+
+    Each fifth of the perturbations is judged under the pair that is best for the others.
+    """
+    n_scores = scores.shape[1]
+    folds = np.random.default_rng(0).permutation(np.arange(n_scores) % _N_FOLDS)
+    lead = np.zeros(n_scores)
+    for fold in range(min(_N_FOLDS, n_scores)):
+        judged = folds == fold
+        if not judged.all():
+            best = int(scores[:, ~judged].mean(axis=1).argmax())
+            lead[judged] = scores[best, judged] - scores[plain, judged]
+    return float(lead.mean()), float(_standard_error(lead))
+
+
+def _standard_error(values: np.ndarray) -> np.ndarray:
+    """Standard error of means over the last axis; infinite for one value, which says nothing of the spread."""
+    n_values = values.shape[-1]
+    if n_values < 2:
+        return np.full(values.shape[:-1], np.inf)
+    return np.asarray(values.std(axis=-1, ddof=1) / np.sqrt(n_values))
 
 
 def _ranks(whitening: Whitening, rank: int | Literal["auto"]) -> list[int]:
     n_features, n_axes = whitening.axes.shape
     if rank != "auto":
-        return [min(rank, n_features)]
+        return [_usable(rank, whitening)]
     steps = np.geomspace(min(_LEAST_RANK, n_axes), max(n_axes, 1), _N_RANKS)
     return sorted({*np.unique(np.round(steps).astype(int)).tolist(), n_features})
 
@@ -129,8 +172,11 @@ def _tried(
     shrinkages: tuple[float, ...],
     rows: np.ndarray,
     score: Callable[[np.ndarray], np.ndarray],
-) -> pd.DataFrame:
-    """Scores under every pair; they depend on cosines alone, so that axes do in place of features. Empty without scores."""
+) -> tuple[list[tuple[int, float]], np.ndarray]:
+    """All pairs, and the scores of perturbations under each, (n_pairs, n_perturbations).
+
+    Scores depend on cosines alone, so that axes do in place of features.
+    """
     n_features = whitening.axes.shape[0]
     coordinates = rows @ whitening.axes
     pairs, scores = [], []
@@ -143,18 +189,9 @@ def _tried(
             else:
                 kept = whitening.transform(rows, rank=rank, shrinkage=shrinkage)
             found = score(kept)
-            pairs.append((rank, shrinkage))
+            pairs.append((rank, float(shrinkage)))
             scores.append(found[~np.isnan(found)])
-    every = np.array(scores)
-    if not every.shape[1]:
-        return pd.DataFrame()
-    table = pd.DataFrame(pairs, columns=["rank", "shrinkage"])
-    table["score"] = every.mean(axis=1)
-    below = every[int(table["score"].argmax())] - every
-    table["below"] = below.mean(axis=1)
-    n_scores = every.shape[1]
-    table["standard_error"] = below.std(axis=1, ddof=1) / np.sqrt(n_scores) if n_scores > 1 else 0.0
-    return table
+    return pairs, np.array(scores)
 
 
 def recolour_batches(rows: np.ndarray, is_control: np.ndarray, batches: np.ndarray, *, prior: float) -> np.ndarray:

@@ -65,6 +65,12 @@ class Whitening:
         other = 1 / np.sqrt(floor)
         return (coordinates * (scale - other)) @ axes.T + rows * other
 
+    def basis(self, rank: int) -> np.ndarray:
+        """Directions of the coordinates on the axes kept, orthonormal, in columns, (n_features, number kept)."""
+        if rank >= self.axes.shape[0]:
+            return np.hstack([self.axes, self.complement])
+        return self.axes[:, :rank]
+
     @property
     def complement(self) -> np.ndarray:
         """Orthonormal directions without variance among references, shape (n_features, n_features - n_axes)."""

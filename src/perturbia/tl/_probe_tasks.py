@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from perturbia.errors import ControlError, FeatureMismatch, LabelError, SplitError, nearest_names, shorten
-from perturbia.perturbation._profiles import profile_matrix, row_labels
+from perturbia.perturbation._profiles import obs_column, profile_matrix, row_labels
 from perturbia.stats._arrays import group_codes
 from perturbia.stats.grouped_folds import FoldSupport, fold_support, groups_of_labels, spread_folds
 
@@ -197,16 +197,15 @@ def check_control(adata: AnnData, label_keys: Sequence[str], control: Sequence[s
 
 def _labels(adata: AnnData, label_key: str, nan: str) -> tuple[np.ndarray, np.ndarray]:
     """Labels as text, and which rows have one."""
-    if label_key not in adata.obs:
-        return row_labels(adata, label_key, argument="label_key"), np.ones(0, dtype=bool)  # raises
-    missing = adata.obs[label_key].isna().to_numpy()
+    column = obs_column(adata, label_key, argument="label_key")
+    missing = column.isna().to_numpy()
     if missing.any() and nan == "raise":
         msg = (
             f"label_key: expected a label in every row of {label_key!r}, got {missing.sum()} of {len(missing)} without one "
             f"({shorten(adata.obs_names[missing], limit=3)}). Label them, or pass nan='omit' to leave them out."
         )
         raise LabelError(msg)
-    filled = adata.obs[label_key].astype(object).where(~missing, "")
+    filled = column.astype(object).where(~missing, "")
     return row_labels(adata, filled.to_numpy(), argument="label_key"), ~missing
 
 

@@ -11,6 +11,7 @@ import pandas as pd
 from perturbia import _keys
 from perturbia.errors import LabelError, shorten
 from perturbia.perturbation._profiles import row_labels
+from perturbia.stats._membership import distinct_within
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
@@ -103,8 +104,7 @@ def row_groups(
     n_batches = None
     if batch_key is not None:
         batch = pd.factorize(row_labels(adata, batch_key, argument="batch_key"))[0]
-        pairs = np.unique(codes * (batch.max() + 1) + batch) // (batch.max() + 1)
-        n_batches = np.bincount(pairs, minlength=len(count))
+        n_batches = distinct_within(codes, batch, len(count))
     return RowGroups(codes, count, labels, is_control, columns, by, n_batches)
 
 

@@ -12,6 +12,7 @@ import pandas as pd
 from perturbia.errors import LabelError, shorten
 from perturbia.perturbation import Design, design_from_labels, dosage_labels, unique_dosages
 from perturbia.perturbation._cell_design import design_of
+from perturbia.perturbation._profiles import obs_column
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -117,13 +118,10 @@ def read_cells(
     """Read labels, doses and contexts of the cells."""
     design = design_of(adata, perturbation_key=perturbation_key, control=control, sep=sep)
     if dose_key is not None:
-        if dose_key not in adata.obs:
-            columns = shorten(adata.obs.columns) or "none"
-            msg = f"dose_key: expected a column of adata.obs, got {dose_key!r}; columns are {columns}."
-            raise LabelError(msg)
+        doses = obs_column(adata, dose_key, argument="dose_key")
         argument = f"adata.obs[{perturbation_key!r}]"
         design = design_from_labels(
-            adata.obs[perturbation_key], control=control, doses=adata.obs[dose_key], sep=sep, argument=argument
+            adata.obs[perturbation_key], control=control, doses=doses, sep=sep, argument=argument
         )
     if context_key is None:
         return Cells(design, np.zeros(adata.n_obs, dtype=np.int64), [])

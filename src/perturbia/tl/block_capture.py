@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from perturbia.errors import UnsupportedQuery, shorten
-from perturbia.model.base._arguments import check_choice, check_positive_integer
-from perturbia.tl._seed import check_seed
+from perturbia.perturbation._copies import require_writable
+from perturbia.stats._settings import check_choice, check_positive_integer, check_seed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -152,9 +152,7 @@ def _check(model: Any, adata: AnnData | None, pool: str, batch_size: int | None,
     if target is None:
         msg = f"adata: expected data, got None, and this {type(model).__name__} was made without any. Pass the cells."
         raise ValueError(msg)
-    if target.isbacked and target.is_view:
-        msg = "adata: expected data that can be written to, got a view of a backed file. Pass a copy, .to_memory()."
-        raise UnsupportedQuery(msg)
+    require_writable(target, fix="Pass a copy, .to_memory().")
     if not model.is_trained:
         msg = f"model: this {type(model).__name__} is not trained; its layers are those of random weights."
         warnings.warn(msg, UserWarning, stacklevel=3)

@@ -8,12 +8,11 @@ import numpy as np
 import pandas as pd
 
 from perturbia import _keys
-from perturbia.errors import UnsupportedQuery
-from perturbia.model.base._arguments import check_choice, check_positive_integer
+from perturbia.perturbation._copies import require_writable
+from perturbia.stats._settings import check_choice, check_positive_integer, check_seed
 from perturbia.stats.linear_probe import LogisticProbe, NeighbourProbe, RidgeProbe
 from perturbia.stats.probe_validation import BlockChoice, BlockValidation, choose_block, validate_block
 from perturbia.tl._probe_tasks import ProbeTask, check_control, read_blocks, read_task
-from perturbia.tl._seed import check_seed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -266,9 +265,8 @@ def _check(
     if not keys or len(set(keys)) < len(keys):
         msg = f"label_key: expected distinct columns of adata.obs, got {keys}."
         raise ValueError(msg)
-    if key_added is not None and adata.isbacked and adata.is_view:
-        msg = "adata: expected data that can be written to, got a view of a backed file. Pass key_added=None, or .to_memory()."
-        raise UnsupportedQuery(msg)
+    if key_added is not None:
+        require_writable(adata, fix="Pass key_added=None, or .to_memory().")
 
 
 def _validated(

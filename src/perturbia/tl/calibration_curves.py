@@ -12,15 +12,14 @@ from scipy import sparse
 from perturbia import _keys
 from perturbia.errors import LabelError, LeakageError, SplitError, shorten
 from perturbia.metrics import coverage_curve, crps_gaussian, effect_rank_correlation, interval_coverage, mae, rmse
-from perturbia.model.base._arguments import check_choice
 from perturbia.model.base._minified import require_features
 from perturbia.model.base._positions import read_positions
 from perturbia.perturbation import dosage_labels
+from perturbia.perturbation._copies import for_models
 from perturbia.stats import bootstrap_mean, log1p_cp10k
-from perturbia.tl._copies import for_models
+from perturbia.stats._settings import check_choice, check_seed
 from perturbia.tl._effect_freedom import freedom_of_sum, gaussian_equivalent, student_limit, welch_freedom
 from perturbia.tl._registered_batch import batch_codes
-from perturbia.tl._seed import check_seed
 from perturbia.tl.observed_effects import effects
 
 if TYPE_CHECKING:

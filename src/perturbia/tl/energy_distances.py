@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 
 from perturbia.errors import LabelError, shorten
-from perturbia.perturbation import design_from_labels
 from perturbia.perturbation._cell_design import design_of
 from perturbia.perturbation._representation import read_representation
 from perturbia.perturbation._row_order import rank_by_name
 from perturbia.stats import pairwise_energy_distance
-from perturbia.tl._seed import check_seed
+from perturbia.stats._membership import place_within
+from perturbia.stats._settings import check_seed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -109,13 +109,15 @@ def edistance(
     if control is None and not pairwise:
         msg = "pairwise: expected control labels for distances to the control, got control=None. Name the control."
         raise LabelError(msg)
-    labels = _labels(adata, perturbation_key, control, sep)
+    design = design_of(adata, perturbation_key=perturbation_key, control=control, sep=sep)
+    labels = design.labels().astype(str)
     coordinates = read_representation(adata, use_rep)
     if max_cells is not None:
         if max_cells < 2:
             msg = f"max_cells: expected None or a number of cells > 1, got {max_cells}."
             raise ValueError(msg)
-        kept = _at_most(labels, max_cells, rank_by_name(adata.obs_names), seed)
+        luck = np.random.default_rng(seed).random(len(labels))[rank_by_name(adata.obs_names)]
+        kept = place_within(labels, luck) < max_cells
         labels, coordinates = labels[kept], coordinates[kept]
     if len(groups := np.unique(labels)) < 2:
         msg = f"perturbation_key: expected cells of 2 groups or more, got {shorten(groups.tolist())}."
@@ -135,24 +137,3 @@ def edistance(
         "n_cells": dict(zip(index.tolist(), result.count.tolist(), strict=True)),
     }
     return table
-
-
-def _labels(adata: AnnData, perturbation_key: str, control: str | Sequence[str] | None, sep: str) -> np.ndarray:
-    """Canonical label of every cell."""
-    if control is not None:
-        return design_of(adata, perturbation_key=perturbation_key, control=control, sep=sep).labels().astype(str)
-    if perturbation_key not in adata.obs:
-        columns = shorten(adata.obs.columns) or "none"
-        msg = f"perturbation_key: expected a column of adata.obs, got {perturbation_key!r}; columns are {columns}."
-        raise LabelError(msg)
-    argument = f"adata.obs[{perturbation_key!r}]"
-    design = design_from_labels(adata.obs[perturbation_key], sep=sep, require_control=False, argument=argument)
-    return design.labels().astype(str)
-
-
-def _at_most(labels: np.ndarray, n_cells: int, rank: np.ndarray, seed: int) -> np.ndarray:
-    """Positions of at most `n_cells` cells of each label, drawn at random by their rank, in the order of the data."""
-    order = np.lexsort((np.random.default_rng(seed).random(len(labels))[rank], labels))
-    begins = np.r_[True, labels[order][1:] != labels[order][:-1]]
-    start = np.maximum.accumulate(np.where(begins, np.arange(len(labels)), 0))
-    return np.sort(order[np.arange(len(labels)) - start < n_cells])

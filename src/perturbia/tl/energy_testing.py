@@ -13,7 +13,7 @@ from perturbia.errors import LabelError, shorten
 from perturbia.perturbation._cell_design import design_of
 from perturbia.perturbation._representation import read_representation
 from perturbia.stats import energy_test
-from perturbia.tl._seed import check_seed
+from perturbia.stats._settings import check_seed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

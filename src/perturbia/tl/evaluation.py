@@ -9,7 +9,7 @@ import pandas as pd
 
 from perturbia import _keys
 from perturbia.errors import UnsupportedQuery, shorten
-from perturbia.model.base._arguments import check_positive_integer
+from perturbia.stats._settings import check_positive_integer, check_seed
 from perturbia.tl._evaluation.ceiling import CEILING, REPEAT
 from perturbia.tl._evaluation.long_table import describe_measures, score_table
 from perturbia.tl._evaluation.measurement import measure_truth
@@ -19,7 +19,6 @@ from perturbia.tl._evaluation.protocols import read_protocol
 from perturbia.tl._evaluation.provenance import as_effects, describe_run, observed_effects
 from perturbia.tl._evaluation.registration import Registration
 from perturbia.tl._evaluation.screen import read_screen
-from perturbia.tl._seed import check_seed
 from perturbia.tl.evaluation_result import EvaluationResult
 from perturbia.tl.split_checking import check_split
 

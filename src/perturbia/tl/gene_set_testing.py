@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 
 from perturbia.errors import shorten
-from perturbia.model.base._arguments import check_positive_integer
 from perturbia.stats import set_enrichment
+from perturbia.stats._false_discovery import q_values
+from perturbia.stats._settings import check_positive_integer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -70,8 +71,6 @@ def latent_enrichment(
     >>> table[["latent", "gene_set", "n_genes", "statistic"]].round(2).values.tolist()
     [['z0', 'up', 8, 1.0], ['z0', 'spread', 8, 0.0]]
     """
-    from statsmodels.stats.multitest import multipletests
-
     if not isinstance(loadings, pd.DataFrame):
         msg = (
             f"loadings: expected a data frame, latents × genes, got {type(loadings).__name__}. "
@@ -93,7 +92,7 @@ def latent_enrichment(
             "pvalue": test.p_value.ravel(),
         }
     )
-    table["padj"] = multipletests(table["pvalue"], method="fdr_bh")[1]
+    table["padj"] = q_values(table["pvalue"].to_numpy())
     return table.sort_values("pvalue", kind="stable", ignore_index=True)
 
 

@@ -10,8 +10,8 @@ import torch
 
 from perturbia.errors import UnsupportedQuery
 from perturbia.perturbation import dosage_labels
-from perturbia.tl._copies import in_memory
-from perturbia.tl._seed import check_seed
+from perturbia.perturbation._copies import in_memory
+from perturbia.stats._settings import check_seed
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
 
 from perturbia import _keys
 from perturbia.errors import LabelError, shorten
 from perturbia.model.alignment._modalities import check_mudata, obs_column
 from perturbia.model.alignment.coupling_storage import read_coupling
+from perturbia.stats._membership import one_hot
 
 if TYPE_CHECKING:
     from mudata import MuData
@@ -86,11 +86,7 @@ def transfer_labels(
         msg = f"key: expected labels in obs[{key!r}] of {stored.source_name!r}, got none but missing ones."
         raise LabelError(msg)
     codes = np.asarray(labels.codes)
-    labelled = np.flatnonzero(codes >= 0)
-    indicator = sp.csr_matrix(
-        (np.ones(len(labelled)), (labelled, codes[labelled])), shape=(len(codes), len(labels.categories))
-    )
-    mass = (stored.matrix.T @ indicator).toarray()
+    mass = (stored.matrix.T @ one_hot(codes, len(labels.categories))).toarray()
     total = mass.sum(1)
     best = np.where(total > 0, mass.argmax(1), -1)
     share = np.divide(mass.max(1, initial=0), total, out=np.full(len(total), np.nan), where=total > 0)

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import sparse
 
-from perturbia.errors import FeatureMismatch, LabelError, UnsupportedQuery
-from perturbia.perturbation import design_from_labels
+from perturbia.errors import FeatureMismatch, UnsupportedQuery
 from perturbia.perturbation._cell_design import design_of
+from perturbia.perturbation._copies import in_memory
 from perturbia.perturbation._representation import read_representation
 from perturbia.stats import geometric_median
 from perturbia.stats import sparse_rotation as rotation_of
@@ -104,7 +104,7 @@ def sparse_rotation(
     if control is None:
         shift = np.median(effects, axis=0)
         effects, origin = effects - shift, origin + matrix @ shift
-    out = adata.copy() if copy else adata
+    out = in_memory(adata) if copy else adata
     key_added = key_added or f"{use_rep}_rotated"
     out.obsm[key_added] = ((values - origin) @ matrix).astype(np.float32)
     out.uns[key_added] = {
@@ -130,15 +130,8 @@ def _coordinates(adata: AnnData, use_rep: str) -> np.ndarray:
 
 
 def _design(adata: AnnData, perturbation_key: str, control: str | Sequence[str] | None, sep: str) -> Design:
-    if control is not None:
-        return design_of(adata, perturbation_key=perturbation_key, control=control, sep=sep)
-    if perturbation_key not in adata.obs:
-        msg = f"perturbation_key: expected a column of adata.obs, got {perturbation_key!r}."
-        raise LabelError(msg)
-    design = design_from_labels(
-        adata.obs[perturbation_key], sep=sep, require_control=False, argument=f"adata.obs[{perturbation_key!r}]"
-    )
-    if (np.diff(design.matrix.indptr) > 1).any():
+    design = design_of(adata, perturbation_key=perturbation_key, control=control, sep=sep)
+    if control is None and (np.diff(design.matrix.indptr) > 1).any():
         msg = "control: expected the label of control cells for data with combinations, got None."
         raise UnsupportedQuery(msg)
     return design

@@ -10,9 +10,8 @@ import pandas as pd
 
 from perturbia import _keys
 from perturbia.errors import SplitError, shorten
-from perturbia.model.base._arguments import check_choice, check_positive_integer
-from perturbia.tl._copies import in_memory
-from perturbia.tl._seed import check_seed
+from perturbia.perturbation._copies import in_memory
+from perturbia.stats._settings import check_choice, check_positive_integer, check_seed
 from perturbia.tl._split_cells import read_cells
 from perturbia.tl._split_guarantee import TEST, UNUSED
 from perturbia.tl.split_checking import labels_of_split, read_part

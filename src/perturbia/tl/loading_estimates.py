@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from perturbia.model.base._arguments import check_positive_integer
-from perturbia.tl._seed import check_seed
+from perturbia.stats._settings import check_positive_integer, check_seed
 
 if TYPE_CHECKING:
     from perturbia.model.comparative import ComparativeVAE

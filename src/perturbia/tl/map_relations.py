@@ -9,9 +9,10 @@ import pandas as pd
 
 from perturbia import _keys
 from perturbia.errors import DoseError, LabelError, UnknownPerturbation, shorten
-from perturbia.model.base._arguments import check_choice, check_positive_integer
 from perturbia.perturbation import as_perturbation
-from perturbia.perturbation._profiles import map_rows
+from perturbia.perturbation._copies import in_memory, require_writable
+from perturbia.perturbation._profiles import map_rows, marked_controls
+from perturbia.stats._settings import check_choice, check_positive_integer
 from perturbia.stats.row_cosines import (
     RowMetric,
     Sign,
@@ -22,7 +23,6 @@ from perturbia.stats.row_cosines import (
     pairs_at_most,
     unit_rows,
 )
-from perturbia.tl._copies import in_memory
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -88,7 +88,9 @@ def relate(
         If the representation does not exist, or is no matrix.
     ValueError
         If entries are missing or infinite, rows have no direction (zeros only, or constant under ``"pearson"``), there are
-        fewer than two rows, an option is none of the above, or `adata_map` is a view of a backed file and `copy` is False.
+        fewer than two rows, or an option is none of the above.
+    UnsupportedQuery
+        If `adata_map` is a view of a backed file and `copy` is False.
 
     Notes
     -----
@@ -110,9 +112,8 @@ def relate(
     for name, value in (("n_top", n_top), ("block_size", block_size)):
         if value is not None:
             check_positive_integer(name, value)
-    if adata_map.isbacked and adata_map.is_view and not copy:
-        msg = "adata_map: expected data that can be written to, got a view of a backed file. Pass copy=True."
-        raise ValueError(msg)
+    if not copy:
+        require_writable(adata_map, argument="adata_map")
     units, _, _ = _directions(adata_map, use_rep, metric)
     cosines: Any = (
         cosine_matrix(units, block_size=block_size)
@@ -229,21 +230,13 @@ def perturbation_neighbors(
     return table
 
 
-def _is_control(adata_map: AnnData) -> np.ndarray:
-    """Which rows are controls; none where the column does not exist or is not boolean."""
-    column = adata_map.obs.get(_keys.OBS_CONTROL)
-    if column is None or not pd.api.types.is_bool_dtype(column):
-        return np.zeros(adata_map.n_obs, dtype=bool)
-    return column.to_numpy(dtype=bool)
-
-
 def _directions(
     adata_map: AnnData, use_rep: str | None, metric: RowMetric
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Unit rows, their lengths and names; refuses rows without direction, controls apart, which lie at the origin."""
     values, labels = map_rows(adata_map, names=None, use_rep=use_rep)
     units, length = unit_rows(values, metric=metric)
-    if (flat := (length == 0) & ~_is_control(adata_map)).any():
+    if (flat := (length == 0) & ~marked_controls(adata_map)).any():
         what = "of zeros only" if metric == "cosine" else "that are constant"
         msg = (
             f"adata_map: expected rows with a direction, got {flat.sum()} {what} "
@@ -255,7 +248,7 @@ def _directions(
 
 def _treated(adata_map: AnnData, labels: np.ndarray) -> np.ndarray:
     """Rows without controls, in the order of names: results, to the last digit, do not depend on that of rows."""
-    rows = np.flatnonzero(~_is_control(adata_map))
+    rows = np.flatnonzero(~marked_controls(adata_map))
     if len(rows) < 2:
         msg = f"adata_map: expected 2 perturbations or more besides controls, got {len(rows)}."
         raise ValueError(msg)

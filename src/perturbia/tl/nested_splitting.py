@@ -8,8 +8,8 @@ import numpy as np
 
 from perturbia import _keys
 from perturbia.errors import SplitError, shorten
-from perturbia.tl._copies import in_memory
-from perturbia.tl._seed import check_seed
+from perturbia.perturbation._copies import in_memory
+from perturbia.stats._settings import check_seed
 from perturbia.tl._split_axes import permuted_combinations
 from perturbia.tl._split_cells import read_cells, take_share
 from perturbia.tl._split_guarantee import TEST, UNUSED, describe_guarantee, require_unseen

@@ -12,12 +12,11 @@ from scipy import sparse
 
 from perturbia import _keys
 from perturbia.errors import ControlError, LabelError, shorten
-from perturbia.model.base._arguments import check_positive_integer
 from perturbia.model.base._result import stamp
 from perturbia.perturbation._cell_design import design_of
 from perturbia.perturbation._profiles import profile_matrix
 from perturbia.perturbation._representation import read_representation
-from perturbia.perturbation.labels import CONTROL
+from perturbia.stats._settings import check_positive_integer
 from perturbia.stats.group_locations import locate_groups
 from perturbia.tl._row_groups import RowGroups, row_groups, shared_columns
 
@@ -164,8 +163,7 @@ def aggregate_perturbations(
 
 
 def _design(adata: AnnData, perturbation_key: str, control: str | Sequence[str] | None, sep: str) -> Design:
-    named = CONTROL if control is None else control
-    design = design_of(adata, perturbation_key=perturbation_key, control=named, sep=sep, require_control=False)
+    design = design_of(adata, perturbation_key=perturbation_key, control=control, sep=sep, require_control=False)
     # a map whose controls were left out before needs none now
     without = adata.uns.get(_keys.UNS_RESULT, {}).get("kind") == "map" and not np.any(
         adata.obs.get(_keys.OBS_CONTROL, False)

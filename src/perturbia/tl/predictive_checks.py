@@ -12,15 +12,14 @@ from scipy import sparse
 
 from perturbia import _keys
 from perturbia.errors import ControlError, LabelError, SplitError, UnsupportedQuery, shorten
-from perturbia.model.base._arguments import check_choice, check_positive_integer
 from perturbia.model.base._minified import require_features
 from perturbia.model.base._positions import read_positions
 from perturbia.perturbation import dosage_labels, unique_dosages
-from perturbia.tl._copies import for_models
+from perturbia.perturbation._copies import for_models
+from perturbia.stats._settings import check_choice, check_positive_integer, check_seed
 from perturbia.tl._predictive_statistics import SHIPPED, StatisticSet, caveat, check_names
 from perturbia.tl._registered_batch import batch_codes
 from perturbia.tl._replicate_band import ReplicateBand, least_replicates
-from perturbia.tl._seed import check_seed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -11,15 +11,14 @@ from scipy import sparse
 
 from perturbia import _keys
 from perturbia.errors import ControlError, LabelError, ScaleError
-from perturbia.model.base._arguments import check_positive_integer
 from perturbia.model.base._features import check_features
 from perturbia.perturbation import dosage_labels, unique_dosages
 from perturbia.perturbation._cell_design import design_of
+from perturbia.perturbation._copies import in_memory
 from perturbia.perturbation._row_order import rank_by_name
 from perturbia.stats import log1p_cp10k, shifted_mixture
-from perturbia.tl._copies import in_memory
+from perturbia.stats._settings import check_positive_integer, check_seed
 from perturbia.tl._responder_scores import FDR, cross_fitted_scores, signature_test
-from perturbia.tl._seed import check_seed
 from perturbia.tl._signatures import Signatures, control_neighbours, folds_of
 
 if TYPE_CHECKING:

@@ -14,13 +14,12 @@ import pandas as pd
 
 from perturbia import _keys
 from perturbia.errors import ExtrapolationWarning, LabelError, UnknownPerturbation, UnsupportedQuery
-from perturbia.model.base._arguments import check_positive_integer
 from perturbia.model.base._registered_model import RegisteredModel
 from perturbia.perturbation import Perturbation, as_perturbation, dosage_labels, unique_dosages
+from perturbia.perturbation._copies import for_models, in_memory
 from perturbia.perturbation.labels import join_label
 from perturbia.stats import log1p_cp10k
-from perturbia.tl._copies import for_models, in_memory
-from perturbia.tl._seed import check_seed
+from perturbia.stats._settings import check_positive_integer, check_seed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -11,8 +11,8 @@ import pandas as pd
 
 from perturbia import _keys
 from perturbia.errors import SplitError
-from perturbia.tl._copies import in_memory
-from perturbia.tl._seed import check_seed
+from perturbia.perturbation._copies import in_memory
+from perturbia.stats._settings import check_choice, check_seed
 from perturbia.tl._split_axes import hold_out_combinations, hold_out_contexts, hold_out_doses, hold_out_targets
 from perturbia.tl._split_cells import read_cells, take_share
 from perturbia.tl._split_guarantee import (
@@ -255,9 +255,7 @@ def _check_arguments(
     axis: str, fraction: float, valid: float, control_fraction: float, few_shot: float, doses: str
 ) -> None:
     for argument, value, options in (("axis", axis, AXES), ("doses", doses, ("inner", "outer"))):
-        if value not in options:
-            msg = f"{argument}: expected one of {', '.join(map(repr, options))}, got {value!r}."
-            raise ValueError(msg)
+        check_choice(argument, value, options)
     for argument, share in (
         ("fraction", fraction),
         ("valid", valid),

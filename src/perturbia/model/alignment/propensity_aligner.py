@@ -12,7 +12,7 @@ from perturbia.model.alignment._aligner_training import DEFAULT_TRAINING, Aligne
 from perturbia.model.alignment._alignment_diagnostics import batch_leakage, diagnose
 from perturbia.model.alignment._propensity_module import PropensityModule
 from perturbia.model.alignment._registration import ROLES
-from perturbia.model.base._arguments import check_positive_integer
+from perturbia.model.base._arguments import check_choice, check_positive_integer
 from perturbia.stats.log_ratios import ScoreKind, propensity_scores
 
 if TYPE_CHECKING:
@@ -166,9 +166,7 @@ class PropensityAligner(AlignerTraining):
         self._require_trained()
         check_positive_integer("batch_size", batch_size)
         role = self._role(modality)
-        if kind not in get_args(ScoreKind):
-            msg = f"kind: expected one of {', '.join(map(repr, get_args(ScoreKind)))}, got {kind!r}."
-            raise ValueError(msg)
+        check_choice("kind", kind, get_args(ScoreKind))
         temperature = self.temperatures_[role] if self.use_temperature_ else 1.0
         logits = self._logits(role, adata, batch_size)
         scores = [

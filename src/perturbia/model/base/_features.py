@@ -10,6 +10,7 @@ from scipy import sparse
 
 from perturbia.errors import FeatureMismatch, ScaleError, shorten
 from perturbia.model.base._minified import require_features
+from perturbia.perturbation._copies import in_memory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -153,5 +154,4 @@ def match_features(adata: AnnData, names: Sequence[str]) -> AnnData:
         msg = "adata: expected unique feature names, found duplicates. Call adata.var_names_make_unique() first."
         raise FeatureMismatch(msg)
     logger.info("Features reordered to those of the model; %d surplus left out.", len(present) - len(names))
-    subset = adata[:, wanted]
-    return subset.to_memory() if adata.isbacked else subset.copy()
+    return in_memory(adata[:, wanted])

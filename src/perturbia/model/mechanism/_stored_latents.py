@@ -15,6 +15,7 @@ from perturbia import _keys
 from perturbia.errors import RepresentationMismatch
 from perturbia.model.base._minified import is_minified
 from perturbia.model.mechanism._basal_states import given_of
+from perturbia.perturbation._copies import in_memory
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -90,7 +91,7 @@ def minified_copy(adata: AnnData, *, keep_features: bool) -> AnnData:
     import anndata as ad
 
     if keep_features:
-        return adata.to_memory() if adata.isbacked else adata.copy()
+        return in_memory(adata)
     nothing = sparse.csr_matrix(adata.shape, dtype=np.float32)
     parts = {
         name: {key: value.copy() for key, value in getattr(adata, name).items()}

@@ -11,6 +11,7 @@ from perturbia.errors import LabelError, shorten
 from perturbia.model.base._registered_model import RegisteredModel
 from perturbia.perturbation import design_from_labels, design_from_matrix
 from perturbia.perturbation._cell_design import design_of
+from perturbia.perturbation._profiles import obs_column
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -100,16 +101,12 @@ def read_dosage(adata: AnnData, where: Registration) -> tuple[sparse.csr_matrix,
     if where.dose_key is None:
         design = design_of(adata, perturbation_key=labels_key, control=control, sep=sep)
         return design.matrix, list(design.names)
-    for argument, key in (("perturbation_key", labels_key), ("dose_key", where.dose_key)):
-        if key not in adata.obs:
-            msg = (
-                f"{argument}: expected a column of adata.obs, got {key!r}; columns are {shorten(adata.obs) or 'none'}."
-            )
-            raise LabelError(msg)
+    labels = obs_column(adata, labels_key, argument="perturbation_key")
+    doses = obs_column(adata, where.dose_key, argument="dose_key")
     design = design_from_labels(
-        adata.obs[labels_key],
+        labels,
         control=control,
-        doses=adata.obs[where.dose_key],
+        doses=doses,
         sep=sep,
         argument=f"adata.obs[{labels_key!r}]",
         dose_argument=f"adata.obs[{where.dose_key!r}]",

@@ -15,9 +15,9 @@ from perturbia.errors import FeatureMismatch, LabelError, LeakageError, Perturbi
 from perturbia.model.base._features import check_features
 from perturbia.model.base._registered_model import RegisteredModel
 from perturbia.perturbation import as_perturbation, dosage_labels, dosage_matrix
+from perturbia.perturbation._copies import in_memory
 from perturbia.perturbation._row_order import rank_by_name
 from perturbia.stats import log1p_cp10k, matched_effects
-from perturbia.tl._copies import in_memory
 from perturbia.tl._evaluation.registration import Registration, read_dosage
 from perturbia.tl.observed_effects import effects
 

@@ -1,4 +1,4 @@
-"""Adjusted p-values of perturbations, of which some may have none."""
+"""Adjusted p-values of tests, of which some may have none."""
 
 from __future__ import annotations
 
