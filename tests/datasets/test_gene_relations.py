@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import logging
+import warnings
 from importlib import resources
 
 import numpy as np
@@ -181,6 +182,11 @@ FRAME = pd.DataFrame(ROWS, columns=["source", "target"])
         (FRAME.set_axis(["a", "a"], axis=1), {}, LabelError, "columns that DataFrame has once, got 'a'"),
         (FRAME.iloc[2:3], {}, ValueError, "got none in 1 rows: 0 lack a name, 1 pair a name with itself"),
         (FRAME.iloc[:0], {}, ValueError, "got none in 0 rows"),
+        (5, {}, TypeError, "source: expected one database of pairs, got int. Pass the path"),
+        ({"CORUM": FRAME}, {}, TypeError, "source: expected one database of pairs, got dict"),
+        (["MYC", "MAX"], {}, TypeError, "source: expected pairs of two names, got 'MYC' among 2"),
+        ([("MYC", "MAX"), ("A", "B", 1.0)], {}, TypeError, r"got \('A', 'B', 1.0\) among 2"),
+        ([], {}, ValueError, "got none in 0 rows"),
     ],
 )
 def test_bad_input(source, options, error, match):
@@ -195,7 +201,8 @@ def test_bad_input(source, options, error, match):
         ("MYC,MAX\nMAX,JUN\n", {}, LabelError, "header: .*first line of pairs.csv, got 'MAX'"),
         ("a,b,c\nMYC,MAX,1\n", {}, LabelError, "in pairs.csv, got 'a', 'b', 'c'"),
         ("a,b\nMYC,MAX\n", {"sep": "\t"}, LabelError, "got 'a,b'.*sep="),
-        ("a,b\n", {}, ValueError, "got none in 0 rows"),
+        ("source,target\n", {}, ValueError, "got none in 0 rows"),
+        ("# a comment\n", {}, ValueError, "got an empty line in pairs.csv"),
         (
             "a,b\nX,Y\nX,Y,Z\n",
             {},
@@ -217,3 +224,60 @@ def test_the_first_line_is_names_when_columns_say_so(tmp_path):
         ["JUN", "MAX"],
         ["MAX", "MYC"],
     ]
+
+
+@pytest.mark.parametrize("dtype", [float, object])
+def test_whole_numbers_stay_whole_where_gaps_made_them_real(dtype):
+    frame = pd.DataFrame({"a": [1, 2, np.nan], "b": [10, 1e15, 3]}, dtype=dtype)
+    table = pb.datasets.read_relationships(frame)
+    assert pairs_of(table) == [["1", "10"], ["1000000000000000", "2"]]
+    assert table.attrs["n_missing"] == 1
+    assert pairs_of(pb.datasets.read_relationships(pd.DataFrame({"a": [1.5], "b": [2.0]}))) == [["1.5", "2"]]
+
+
+def test_a_first_pair_that_may_be_lost_is_warned_of(tmp_path):
+    (tmp_path / "pairs.csv").write_text("MYC,MAX\nJUN,FOS\n")
+    with pytest.warns(RuntimeWarning, match="header: the first line of pairs.csv, 'MYC', 'MAX', was read as names"):
+        assert pairs_of(pb.datasets.read_relationships(tmp_path / "pairs.csv")) == [["FOS", "JUN"]]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(pb.datasets.read_relationships(tmp_path / "pairs.csv", header=False)) == 2
+        assert len(pb.datasets.read_relationships(tmp_path / "pairs.csv", columns=("MYC", "MAX"))) == 1
+        pb.datasets.read_relationships(pd.DataFrame({"a": ["JUN"], "b": ["FOS"]}))  # names that a user gave
+
+
+@pytest.mark.parametrize("name", ["pairs.tsv", "pairs.tsv.gz"])
+@pytest.mark.parametrize("header", [True, False])
+def test_lines_above_the_header_may_be_comments(tmp_path, name, header):
+    lines = ['# of 2024, "core" set', "#", *["entity1\tentity2"] * header, *map("\t".join, ROWS)]
+    content = "\n".join(lines).encode()
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    table = pb.datasets.read_relationships(tmp_path / name, header=header)
+    assert pairs_of(table) == PAIRS
+    assert table.attrs["n_rows"] == 5
+
+
+@pytest.mark.parametrize(
+    ("first", "columns"),
+    [
+        ("#BioGRID ID\tOfficial Symbol Interactor A\tOfficial Symbol Interactor B", None),
+        ("#n\tnode1\tnode2", None),
+        ("#n\tone\tother", ("one", "other")),
+    ],
+)
+def test_a_header_may_start_as_a_comment(tmp_path, first, columns):
+    lines = ["# version 3", first, *("1\t" + "\t".join(row) for row in ROWS)]
+    (tmp_path / "a.tsv").write_text("\n".join(lines))
+    assert pairs_of(pb.datasets.read_relationships(tmp_path / "a.tsv", columns=columns)) == PAIRS
+
+
+@pytest.mark.parametrize("columns", [None, ("node1", "node2"), ("#node1", "node2")])
+def test_the_mark_is_no_part_of_a_name(tmp_path, columns):
+    (tmp_path / "a.tsv").write_text("\n".join(["#node1\tnode2", *map("\t".join, ROWS)]))
+    assert pairs_of(pb.datasets.read_relationships(tmp_path / "a.tsv", columns=columns)) == PAIRS
+
+
+def test_pairs_may_be_given_as_they_are():
+    for source in (ROWS, set(ROWS), iter(ROWS), np.array(ROWS)):
+        assert pairs_of(pb.datasets.read_relationships(source)) == PAIRS
+    assert pairs_of(pb.datasets.read_relationships([(1, 2), (None, 3)])) == [["1", "2"]]

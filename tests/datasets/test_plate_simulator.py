@@ -23,7 +23,7 @@ def test_layout():
     assert treated.groupby(["guide", "dose"], observed=True)["plate"].nunique().eq(3).all()
     assert (obs[obs["perturbation"] == "control"].groupby("plate", observed=True).size() == 6).all()
     sizes = obs.groupby("plate", observed=True).size()
-    assert sizes.max() - sizes.min() <= 3
+    assert sizes.max() - sizes.min() <= 1
     assert (obs.loc[obs["perturbation"] == "control", "dose"] == 0).all()
     assert obs["complex"].cat.categories.tolist() == ["C01", "C02", "C03", "control", "none"]
     assert wells.obs_names.is_unique
@@ -115,6 +115,11 @@ def test_it_survives_a_file(tmp_path):
     ({"doses": ()}, "doses: expected distinct doses"),
     ({"doses": (1.0, 1.0)}, "doses: expected distinct doses"),
     ({"doses": (0.0,)}, "doses: expected a positive"),
+    ({"doses": 1.0}, r"doses: expected distinct doses in a sequence, got 1.0. Pass \(1.0,\)"),
+    ({"doses": "high"}, "doses: expected distinct doses in a sequence"),
+    ({"doses": [[1.0]]}, "doses: expected a positive"),
+    ({"n_nuisances": 40}, "n_nuisances: expected fewer than n_factors=40 with overlap=0.3"),
+    ({"n_factors": 1, "n_nuisances": 1, "n_effects": 2, "n_features": 3}, "n_nuisances: expected fewer than n_factors=1"),
     ({"likeness": 1.2}, "likeness"),
     ({"overlap": -0.1}, "overlap"),
     ({"n_factors": 121}, "n_factors: expected at most n_features=120, got 121"),
@@ -125,3 +130,42 @@ def test_it_survives_a_file(tmp_path):
 def test_bad_arguments(options, message):
     with pytest.raises(ValueError, match=message):
         pb.datasets.simulate_plates(**options)
+
+
+@pytest.mark.parametrize(
+    ("n_replicates", "n_plates"), [(1, 1), (1, 3), (2, 3), (3, 3), (1, 8), (2, 8), (3, 8), (8, 8), (3, 10), (8, 10)]
+)
+@pytest.mark.parametrize("n_conditions", [1, 2, 5, 7, 13, 40])
+def test_plates_hold_equal_numbers_of_wells_up_to_one(n_conditions, n_replicates, n_plates):
+    wells = pb.datasets.simulate_plates(
+        n_complexes=0,
+        n_single_genes=n_conditions,
+        n_guides=1,
+        n_replicates=n_replicates,
+        n_plates=n_plates,
+        n_controls=1,
+        n_features=40,
+    )
+    sizes = wells.obs["plate"].value_counts()
+    assert (len(sizes), sizes.sum() - n_plates) == (n_plates, n_conditions * n_replicates)
+    assert sizes.max() - sizes.min() <= 1
+    treated = wells.obs[wells.obs["perturbation"] != "control"]
+    assert treated.groupby("guide", observed=True)["plate"].nunique().eq(n_replicates).all()
+
+
+@pytest.mark.parametrize("options", [
+    {"n_factors": 1, "n_nuisances": 1, "n_effects": 2, "n_features": 3, "overlap": 1.0},
+    {"n_nuisances": 40, "overlap": 1},
+    {"n_effects": 1, "likeness": 0.5},  # effects of genes and of their complex may cancel
+    {"n_factors": 2, "n_nuisances": 1, "n_effects": 2, "n_features": 3, "overlap": 0.0},
+])  # fmt: skip
+def test_few_factors_give_numbers(options):
+    wells = pb.datasets.simulate_plates(n_complexes=3, n_single_genes=2, **options)
+    assert np.isfinite(wells.X).all()
+    assert (np.linalg.norm(wells.uns["truth"]["effects"], axis=1) > 0).all()
+
+
+def test_published_draws_stay_as_they_are():
+    wells = pb.datasets.simulate_plates()
+    assert wells.obs["plate"].value_counts().eq(72).all()
+    np.testing.assert_allclose(wells.X[[0, 100, -1], [0, 50, -1]], [0.535594, 1.748181, 1.932420], rtol=1e-5)

@@ -157,3 +157,15 @@ def in_form(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., tup
         return adata, keys
 
     return make
+
+
+@pytest.fixture
+def fitted_screen() -> ad.AnnData:
+    """Six perturbations and 20 controls, half of which column `fit` marks, whose `obsm["X_white"]` is said to be whitened."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat([*"abcdef", "control"], [6] * 6 + [20])
+    obs = pd.DataFrame({"perturbation": labels, "fit": (labels == "control") & (np.arange(56) % 2 == 0)})
+    adata = ad.AnnData(rng.normal(size=(56, 4)), obs=obs.set_axis([f"w{i}" for i in range(56)]))
+    adata.obsm["X_white"] = adata.X.copy()
+    adata.uns["X_white"] = {"whitened": True, "fit_on": None}
+    return adata

@@ -263,6 +263,25 @@ def test_rows_without_an_arm_and_controls_are_left_out():
     assert (text.n_genes, text.n_controls) == (24, 0)
 
 
+@pytest.mark.parametrize("column", ["pb_perturbation", "perturbation", "gene"])
+def test_perturbations_of_several_rows_are_refused(column):
+    """Guides of one gene are alike and on one arm, which is no bias."""
+    genes = np.repeat(np.arange(12), 2)
+    data = as_map(**{column: [f"g{i}" for i in genes], "arm": ARMS[genes]})
+    options = {"n_permutations": 0, "perturbation_key": "gene" if column == "gene" else None}
+    with pytest.raises(
+        LabelError, match=f"one row a perturbation, got several of 'g0', 'g1', 'g10'.* {column!r}.* Aggregate"
+    ):
+        proximity_bias(data, "arm", **options)
+    data.obs["is_control"] = np.arange(24) % 2 == 0  # what is left out may come twice
+    assert proximity_bias(data, "arm", **options).n_genes == 12
+
+
+def test_a_bare_sparse_map():
+    expected = proximity_bias(X, ARMS, n_permutations=0)
+    assert proximity_bias(sparse.csr_matrix(X), ARMS, n_permutations=0).probability == expected.probability
+
+
 def test_whole_numbers_and_integer_values():
     rounded = np.rint(10 * X).astype(int)
     one = proximity_bias(rounded, [int(arm[0]) for arm in ARMS], n_permutations=0)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import warnings
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse as sp
 from scipy import stats
 from scipy.spatial.distance import cdist
 
 from perturbia.errors import ControlError, FeatureMismatch, LabelError
 from perturbia.metrics import perturbation_magnitude
+from perturbia.tl import aggregate_perturbations
 
 
 def screen(seed=0, *, n=6, d=5, low=5, high=9, n_controls=40, n_batches=2, scale=0.0, offset=0.0):
@@ -136,6 +139,52 @@ def test_one_perturbation_is_enough():
     assert table.index.tolist() == ["g000"]
 
 
+def test_marked_rows_are_controls():
+    """Control guides that were averaged as such keep the name that they have in the data."""
+    values, labels, batches = screen(11)
+    names = np.where(labels == "control", "NTC", labels)
+    index = [f"w{i}" for i in range(len(labels))]
+    obs = pd.DataFrame({"gene": names, "guide": index, "is_control": labels == "control"}, index=index)
+    expected = perturbation_magnitude(values, labels, n_permutations=20)
+    wells = ad.AnnData(values, obs=obs)
+    pd.testing.assert_frame_equal(perturbation_magnitude(wells, "gene", n_permutations=20), expected)
+    assert (perturbation_magnitude(wells, "gene", control="NTC", n_permutations=20) == expected).all(axis=None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        guides = aggregate_perturbations(
+            wells[:, :].copy(), perturbation_key="gene", control="NTC", by="guide", keep_control=True
+        )
+    found = perturbation_magnitude(guides, "gene", n_permutations=20)
+    counted = ["energy_distance", "n_obs", "n_controls"]  # values of other bits get other permutations
+    np.testing.assert_allclose(found[counted], expected[counted], rtol=1e-4, atol=1e-5)
+
+
+def test_controls_that_whitening_was_fitted_to(fitted_screen):
+    options = {"perturbation_key": "perturbation", "use_rep": "X_white", "n_permutations": 20}
+    with pytest.warns(
+        RuntimeWarning, match=r"use_rep: 'X_white' was whitened by 20 of the 20 controls .* fit_on="
+    ) as record:
+        perturbation_magnitude(fitted_screen, **options)
+    assert record[0].filename == __file__
+    fitted_screen.uns["X_white"]["fit_on"] = "fit"
+    with pytest.warns(RuntimeWarning, match=r"by 10 of the 20 controls .* Leave the rows of obs\['fit'\] out here"):
+        perturbation_magnitude(fitted_screen, **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        perturbation_magnitude(fitted_screen[~fitted_screen.obs["fit"].to_numpy()], **options)
+        perturbation_magnitude(fitted_screen, **options | {"use_rep": None})
+        fitted_screen.uns["X_white"] = {"whitened": False}
+        perturbation_magnitude(fitted_screen, **options)
+
+
+def test_sparse_values_and_two_columns_of_labels():
+    values, labels, _ = screen(12)
+    expected = perturbation_magnitude(values, labels, n_permutations=20)
+    pd.testing.assert_frame_equal(perturbation_magnitude(sp.csr_array(values), labels, n_permutations=20), expected)
+    with pytest.raises(LabelError, match=r"perturbation_key: expected one label for each of .* got shape \(\d+, 2\)"):
+        perturbation_magnitude(values, np.column_stack([labels, labels]))
+
+
 VALUES, LABELS, BATCHES = screen(10, n=3)
 NAN = VALUES.copy()
 NAN[0, 0] = np.nan
@@ -153,7 +202,13 @@ ONE_CONTROL = (LABELS != "control") | (np.cumsum(LABELS == "control") == 1)
             (VALUES, np.char.replace(LABELS, "control", "x")),
             {},
             ControlError,
-            "control: expected rows labelled 'control'",
+            "control: expected control rows, got none",
+        ),
+        (
+            (VALUES, LABELS),
+            {"control": ["control", "typo"]},
+            ControlError,
+            "control: expected rows labelled 'typo', got none. Labels seen: 'control', 'g000'",
         ),
         ((VALUES[ONE_CONTROL], LABELS[ONE_CONTROL]), {}, ControlError, "2 control rows or more"),
         ((VALUES, LABELS), {"batch_key": BATCHES[1:]}, LabelError, "batch_key: expected one label"),

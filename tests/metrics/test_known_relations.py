@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import warnings
 from itertools import combinations
 
 import anndata as ad
@@ -442,6 +443,20 @@ def test_one_pair_has_no_interval():
     with pytest.warns(RuntimeWarning, match="relationships: one known pair in the map in 'b'"):
         table = relationship_recall(features, {"a": pairs, "b": pairs[:1]}, n_boot=20).table
     assert table["recall_lower"].isna().tolist() == [False, True]
+
+
+def test_maps_of_few_rows_have_tails_without_pairs():
+    """5 % of 15 pairs is less than one, and no map reaches chance."""
+    rng = np.random.default_rng(0)
+    pairs = list(combinations([f"G{i:03d}" for i in range(6)], 2))[:14]
+    for _ in range(5):
+        with pytest.warns(RuntimeWarning, match="percentiles: a tail of 0.05 of 15 pairs holds none"):
+            table = relationship_recall(named(rng.normal(size=(6, 9))), pairs, n_boot=0).table
+        assert table["recall"][0] == 0.0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        relationship_recall(named(rng.normal(size=(6, 9))), pairs, percentiles=[(0, 0.9), (0.1, 1)], n_boot=0)
+        relationship_recall(named(rng.normal(size=(7, 9))), pairs, n_boot=0)  # 21 pairs
 
 
 def test_input_is_not_changed(screen):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
 
-from perturbia.errors import FeatureMismatch, LabelError
+from perturbia.errors import ControlError, FeatureMismatch, LabelError
 from perturbia.metrics import mechanism_accuracy
 
 
@@ -138,12 +139,61 @@ def test_controls_are_left_out_altogether():
     pd.testing.assert_frame_equal(extended.table, mechanism_accuracy(values, mechanisms, compound_key=compounds).table)
 
 
+def test_controls_by_default_and_by_mark():
+    values, mechanisms, compounds, _ = library(6)
+    control = np.random.default_rng(0).normal(size=(10, values.shape[1]))
+    expected = mechanism_accuracy(values, mechanisms, compound_key=compounds)
+    both = np.vstack([control, values])
+    moa = [*[None] * 10, *mechanisms]  # controls need none
+    by_default = mechanism_accuracy(both, moa, compound_key=np.r_[np.full(10, "control"), compounds])
+    obs = pd.DataFrame({"moa": moa, "compound": np.r_[np.full(10, "NTC"), compounds], "is_control": np.arange(70) < 10})
+    marked = mechanism_accuracy(ad.AnnData(both, obs=obs.set_axis(map(str, range(70)))), "moa", compound_key="compound")
+    numbers = np.r_[np.zeros(10, dtype=int), 1 + np.unique(compounds, return_inverse=True)[1]]
+    by_number = mechanism_accuracy(both, moa, compound_key=numbers, control=0)
+    for found in (by_default, marked, by_number):
+        pd.testing.assert_frame_equal(found.table, expected.table)
+        assert found.standard_error == pytest.approx(expected.standard_error)
+
+
+def test_spellings_and_doses_are_one_compound():
+    values, mechanisms, compounds, _ = library(13, scale=0.5)
+    spelt = compounds.astype(object)
+    (own,) = np.nonzero(compounds == "c1")
+    spelt[own] = ["c1+z", "z+c1", "c1@0.5+z", "z@2+c1"]
+    found = mechanism_accuracy(values, mechanisms, compound_key=spelt)
+    expected = mechanism_accuracy(values, mechanisms, compound_key=np.where(compounds == "c1", "c1z", compounds))
+    pd.testing.assert_frame_equal(found.table, expected.table)
+    assert set(found.rows["compound"].iloc[own]) == {"c1+z"}
+    spelt[own] = ["c1+z", "z+c1"] * 2
+    assert mechanism_accuracy(values, mechanisms, compound_key=spelt).n_compounds == 15
+    assert mechanism_accuracy(values, mechanisms, compound_key=spelt, sep="").n_compounds == 16
+
+
+def test_rows_without_a_mechanism_are_wrong_neighbours_alone():
+    values, mechanisms, compounds, batches = library(14, scale=1.0)
+    lost = np.isin(compounds, ["c0", "c4", "c8"])
+    match, chance = row_by_row(values, np.where(lost, compounds, mechanisms), compounds)
+    for label, option in (("none", "none"), ("unknown", "unknown"), ("unknown", ["unknown", "none"])):
+        given = np.where(lost, label, mechanisms)
+        result = mechanism_accuracy(values, given, compound_key=compounds, no_mechanism=option)
+        assert result.accuracy == pytest.approx(match[~lost].mean())
+        assert result.chance == pytest.approx(chance[~lost].mean())
+        assert (result.n_rows, result.n_without, result.n_left_out) == ((~lost).sum(), 12, 0)
+        assert result.table.index.tolist() == [f"M{i}" for i in range(5)]
+        assert result.table["n_rows"].sum() == (~lost).sum()
+        assert repr(result).endswith("0 left out, 12 without a mechanism)")
+    as_one = mechanism_accuracy(values, given, compound_key=compounds, no_mechanism=None)
+    assert "unknown" in as_one.table.index
+    assert as_one.n_without == 0
+
+
 def test_order_length_and_blocks_do_not_matter(monkeypatch):
     values, mechanisms, compounds, batches = library(7, scale=1.0)
     first = mechanism_accuracy(values, mechanisms, compound_key=compounds, batch_key=batches)
     order = np.random.default_rng(0).permutation(len(values))
     lengths = np.random.default_rng(1).gamma(1, 1, (len(values), 1))
-    monkeypatch.setattr("perturbia.metrics._ranked_positives._BLOCK_ENTRIES", 7 * len(values))
+    monkeypatch.setattr("perturbia.metrics._ranked_positives._LEAST_ROWS", 1)
+    monkeypatch.setattr("perturbia.metrics._ranked_positives._COSINES", 7 * len(values))
     again = mechanism_accuracy(
         (values * lengths)[order], mechanisms[order], compound_key=compounds[order], batch_key=batches[order]
     )
@@ -202,7 +252,12 @@ NAN[2, 2] = np.nan
         ((VALUES, MECHANISMS), {"batch_key": np.full(60, "p")}, LabelError, "another compound and batch"),
         ((VALUES, np.arange(60) % 7), {}, LabelError, "mechanism_key: expected one mechanism a compound, got more for"),
         ((VALUES, COMPOUNDS), {}, LabelError, "got none for any of 60 rows"),
-        ((VALUES, MECHANISMS), {"control": "DMSO"}, LabelError, "control: expected labels of compound_key, got 'DMSO'"),
+        ((VALUES, MECHANISMS), {"control": "DMSO"}, ControlError, "control: expected rows labelled 'DMSO', got none. Labels seen: 'c0'"),
+        ((VALUES, MECHANISMS), {"control": ["c1", "typo"]}, ControlError, "control: expected rows labelled 'typo', got none"),
+        ((VALUES, MECHANISMS), {"control": 0}, ControlError, "control: expected rows labelled '0', got none"),
+        ((VALUES, MECHANISMS), {"control": []}, ControlError, "control: expected one or more control labels"),
+        ((VALUES, MECHANISMS), {"no_mechanism": ["none", "M"]}, LabelError, "no_mechanism: expected .* got 'M'; labels are 'M0', 'M1'"),
+        ((VALUES, MECHANISMS[:, None]), {}, LabelError, "mechanism_key: expected one label for each of 60 rows, got shape"),
         ((VALUES[COMPOUNDS == "c1"], MECHANISMS[COMPOUNDS == "c1"]),
          {"control": "c1", "compound_key": COMPOUNDS[COMPOUNDS == "c1"]}, LabelError, "expected rows besides controls"),
         ((VALUES, MECHANISMS), {"use_rep": "X_pca"}, FeatureMismatch, "use_rep"),

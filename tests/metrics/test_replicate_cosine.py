@@ -14,6 +14,7 @@ from scipy import stats
 from perturbia.errors import ControlError, FeatureMismatch, LabelError
 from perturbia.metrics import ReplicateConsistency, replicate_consistency
 from perturbia.metrics._distribution_gap import distribution_gap
+from perturbia.metrics._replicate_pairs import different_pairs
 from perturbia.metrics._row_order import content_order
 
 
@@ -159,17 +160,88 @@ def test_effects_are_found(kind):
 
 def test_distributions_match_scipy():
     values, labels, batches = screen(5, scale=1.0)
-    result = scored(values, labels, batch_key=batches, n_null=5, max_pairs=700)
-    same, different = result.same_cosines, result.different_cosines
-    test = stats.ks_2samp(same, different)
-    assert (result.ks, result.ks_location) == (test.statistic, test.statistic_location)
-    cvm = stats.cramervonmises_2samp(same, different, method="asymptotic").statistic
-    assert result.cvm == pytest.approx(cvm, rel=1e-10)
-    both = np.concatenate([same, different])
-    gap = [(same <= z).mean() - (different <= z).mean() for z in both]
+    for max_pairs in (700, 100_000):
+        result = scored(values, labels, n_null=5, max_pairs=max_pairs)
+        same, different = result.same_cosines, result.different_cosines
+        test = stats.ks_2samp(same, different)
+        assert (result.ks, result.ks_location) == (pytest.approx(test.statistic), test.statistic_location)
+        cvm = stats.cramervonmises_2samp(same, different, method="asymptotic").statistic
+        assert result.cvm == pytest.approx(cvm, rel=1e-9)
+        n, m = len(same), len(different)
+        assert result.cvm_scaled == pytest.approx(result.cvm * (n + m) / (n * m))
+
+
+def integral(same, different, weights) -> float:
+    """Of the squared difference of both distribution functions by the distribution of both, number by number."""
     n, m = len(same), len(different)
-    assert result.cvm_scaled == pytest.approx(np.mean(np.square(gap)), abs=0.5 / min(n, m))  # ties among drawn pairs
-    assert result.cvm_scaled == pytest.approx(result.cvm * (n + m) / (n * m))
+    mass = np.r_[np.ones(n), m * weights] / (n + m)
+    points = np.r_[same, different]
+    return float(sum(mass[i] * ((same <= z).mean() - weights[different <= z].sum()) ** 2 for i, z in enumerate(points)))
+
+
+@pytest.mark.parametrize(("n", "n_replicates"), [(3, 3), (5, 3), (10, 3), (20, 4), (25, 4)])
+@pytest.mark.parametrize("scale", [0.0, 1.0, 40.0])
+def test_small_screens_have_all_pairs_once_and_their_integral(n, n_replicates, scale):
+    rng = np.random.default_rng(n)
+    labels, plates = np.repeat([f"g{i}" for i in range(n)], n_replicates), np.tile(np.arange(n_replicates), n)
+    values = rng.normal(size=(n, 20)).repeat(n_replicates, axis=0) * scale + rng.normal(size=(len(labels), 20))
+    for batch_key, partners in ((None, n_replicates), (plates, n_replicates - 1)):
+        result = replicate_consistency(values, labels, batch_key=batch_key, n_null=5)
+        different, weights = result.different_cosines, result.different_weights
+        assert len(different) == len(np.unique(different)) == n * (n - 1) // 2 * n_replicates * partners
+        np.testing.assert_allclose(weights, 1 / len(different))
+        assert result.cvm_scaled == pytest.approx(integral(result.same_cosines, different, weights))
+        most = 1 / 3 + 1 / (6 * len(different) * len(result.same_cosines))
+        assert 0 <= result.cvm_scaled <= most + 1e-12
+        if scale == 40.0:
+            assert result.cvm_scaled == pytest.approx(most)
+            assert result.ks == 1.0
+
+
+def test_ties_are_no_special_case():
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(4, size=30).astype(float), rng.integers(5, size=50).astype(float)
+    weights = rng.random(50)
+    weights /= weights.sum()
+    assert distribution_gap(x, y).cvm_scaled == pytest.approx(integral(x, y, np.full(50, 1 / 50)))
+    assert distribution_gap(x, y).ks == pytest.approx(stats.ks_2samp(x, y).statistic)
+    assert distribution_gap(x, y, weights).cvm_scaled == pytest.approx(integral(x, y, weights))
+    # a weight is a number of times
+    assert distribution_gap(x, y, np.arange(50)).ks == pytest.approx(distribution_gap(x, y.repeat(np.arange(50))).ks)
+    assert distribution_gap(np.ones(9), np.ones(4))[2:] == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("max_pairs", [1_000_000, 1000, 700, 300, 50])
+@pytest.mark.parametrize("across", [False, True])
+def test_different_pairs_come_once_and_weigh_like_the_same(across, max_pairs):
+    rng = np.random.default_rng(0)
+    codes, batches = rng.integers(-1, 5, 60), rng.integers(0, 4, 60)
+    pairs = [(i, j) for i, j in itertools.combinations(range(60), 2) if not across or batches[i] != batches[j]]
+    like = np.array([(i, j) for i, j in pairs if codes[i] == codes[j] >= 0])
+    every = {(i, j) for i, j in pairs if codes[i] != codes[j] and min(codes[i], codes[j]) >= 0}
+    found, weights = different_pairs(like, codes, batches, max_pairs=max_pairs, rng=rng)
+    drawn = {tuple(sorted(pair)) for pair in found.tolist()}
+    assert len(drawn) == len(found) <= max(max_pairs, len(like))
+    assert drawn <= every
+    assert (drawn == every) == (len(every) <= max_pairs)
+    kinds = [pd.Series([str(sorted(batches[list(pair)])) for pair in some]) for some in (like, found)]
+    expected = kinds[0].value_counts(normalize=True).sort_index()
+    np.testing.assert_allclose(pd.Series(weights).groupby(kinds[1]).sum().sort_index(), expected)
+
+
+def test_drawn_pairs_are_as_likely_as_each_other():
+    codes, batches = np.repeat(np.arange(6), 2), np.tile([0, 1], 6)
+    like = np.array([(0, 1), (2, 3), (0, 4)])
+    drawn = [
+        different_pairs(like, codes, batches, max_pairs=most, rng=np.random.default_rng(seed))[0]
+        for seed in range(1000)
+        for most in (3, 40)
+    ]
+    counts = pd.Series([tuple(sorted(pair)) for pair in np.concatenate(drawn).tolist()]).value_counts()
+    between = np.array([batches[list(pair)].sum() == 1 for pair in counts.index])
+    for some in (between, ~between):
+        assert stats.chisquare(counts[some]).pvalue > 0.001
+    assert (between.sum(), (~between).sum()) == (30, 15)
 
 
 def test_scaled_statistic_does_not_depend_on_the_numbers_of_pairs():
@@ -204,12 +276,9 @@ def test_pairs_are_all_pairs_and_their_match():
     where = pd.Series([frozenset((batches[i], batches[j])) for i, j in different])
     weight = times[where].to_numpy() / where.value_counts()[where].to_numpy()
     cosine = np.array([unit[i] @ unit[j] for i, j in different])
-    order = np.argsort(cosine)
-    share = np.searchsorted(np.sort(result.different_cosines), cosine[order], side="right") / len(
-        result.different_cosines
-    )
-    assert np.abs(share - np.cumsum(weight[order])).max() < 0.01
-    assert len(result.different_cosines) > 90_000
+    order, ours = np.argsort(cosine), np.argsort(result.different_cosines)
+    np.testing.assert_allclose(result.different_cosines[ours], cosine[order], atol=1e-14)
+    np.testing.assert_allclose(result.different_weights[ours], weight[order])
 
 
 def test_pairs_are_bounded():
@@ -261,6 +330,29 @@ def test_spellings_and_controls():
         scored(values, named, control="DMSO", n_null=20).table, scored(values, labels, n_null=20).table
     )
     assert "DMSO" in scored(values, named, n_null=20).table.index
+
+
+def test_marked_rows_are_controls():
+    values, labels, batches = screen(20, low=3)
+    adata = as_anndata(values, np.where(labels == "control", np.resize(["NTC", "none"], len(labels)), labels), batches)
+    adata.obs["is_control"] = labels == "control"
+    for null in ("mismatched", "controls"):
+        found = scored(adata, "gene", null=null, n_null=20)
+        expected = scored(values, labels, null=null, n_null=20)
+        pd.testing.assert_frame_equal(found.table, expected.table)
+    with pytest.raises(ControlError, match="expected rows labelled 'DMSO', got none"):
+        replicate_consistency(adata, "gene", control="DMSO")
+
+
+def test_controls_that_whitening_was_fitted_to(fitted_screen):
+    options = {"perturbation_key": "perturbation", "use_rep": "X_white", "n_null": 20}
+    with pytest.warns(
+        RuntimeWarning, match=r"by 20 of the 20 controls .* leave those rows out here, or use null='mismatched'"
+    ):
+        replicate_consistency(fitted_screen, null="controls", **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        replicate_consistency(fitted_screen, **options)
 
 
 def test_perturbations_without_a_score_are_named():

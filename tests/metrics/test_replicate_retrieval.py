@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import json
+import warnings
 from pathlib import Path
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
@@ -238,7 +240,8 @@ def test_order_of_rows_does_not_matter_and_blocks_neither(monkeypatch):
     )
     again = mean_average_precision(values[order], labels[order], batch_key=batches[order], per_row=True)
     np.testing.assert_allclose(again["average_precision"], rows["average_precision"].iloc[order])
-    monkeypatch.setattr("perturbia.metrics._ranked_positives._BLOCK_ENTRIES", 3 * len(labels))
+    monkeypatch.setattr("perturbia.metrics._ranked_positives._LEAST_ROWS", 1)
+    monkeypatch.setattr("perturbia.metrics._ranked_positives._COSINES", 3 * len(labels))
     pd.testing.assert_frame_equal(mean_average_precision(values, labels, batch_key=batches, per_row=True), rows)
 
 
@@ -335,3 +338,27 @@ def test_one_perturbation_can_be_compared_with_controls():
     table = mean_average_precision(VALUES, labels, negatives="controls", n_null=20)
     assert table.index.tolist() == ["a"]
     assert table.notna().all(axis=None)
+
+
+def test_marked_rows_are_controls():
+    values, labels, batches = screen(9)
+    is_control = labels == "control"
+    named = np.where(is_control, np.resize(["NTC", "WT"], len(labels)), labels)
+    adata = ad.AnnData(
+        values, obs=pd.DataFrame({"gene": named, "is_control": is_control}, index=map(str, range(len(labels))))
+    )
+    for negatives in ("perturbations", "controls"):
+        expected = mean_average_precision(values, labels, negatives=negatives, n_null=50)
+        found = mean_average_precision(adata, "gene", negatives=negatives, n_null=50)
+        pd.testing.assert_frame_equal(found, expected)
+
+
+def test_controls_that_whitening_was_fitted_to(fitted_screen):
+    options = {"perturbation_key": "perturbation", "use_rep": "X_white", "n_null": 20}
+    with pytest.warns(
+        RuntimeWarning, match=r"by 20 of the 20 controls .* leave those rows out here, or use negatives="
+    ):
+        mean_average_precision(fitted_screen, negatives="controls", **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        mean_average_precision(fitted_screen, **options)

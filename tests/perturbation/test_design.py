@@ -241,3 +241,11 @@ def test_moving_to_other_columns():
     assert extended.labels().tolist() == design.labels().tolist()
     # a target without cells is nothing to refuse
     assert design_from_matrix([[1, 0], [0, 0]], names=["A", "B"]).on(["A"]).names == ["A"]
+
+
+def test_plain_labels_leave_names_as_they_are_where_each_label_is_one():
+    design = design_from_labels(["HLA+A", "control", "B@2"], sep="")
+    assert design.labels().tolist() == ['"HLA+A"', "control", "B@2"]
+    assert design.labels(plain=True).tolist() == ["HLA+A", "control", "B@2"]
+    combined = design_from_labels(["B_A", '"C_D"', "control"], sep="_")
+    assert combined.labels(plain=True).tolist() == combined.labels().tolist() == ["A_B", '"C_D"', "control"]

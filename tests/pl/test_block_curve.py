@@ -55,7 +55,7 @@ def test_one_task(form, tmp_path):
     np.testing.assert_allclose(line.get_ydata(), table["mean"])
     np.testing.assert_allclose([one[1][1] - one[0][1] for one in segments], 2 * table["se"])
     score = table.attrs["nested_score"]
-    diamond, ((low, high),) = bars[f"nested score {score:.3f}"]
+    diamond, ((low, high),) = bars[f"nested score of the\nsearch, {score:.3f}"]
     np.testing.assert_allclose(diamond.get_ydata(), [score])
     np.testing.assert_allclose(high[1] - low[1], 2 * table.attrs["nested_se"])
     labelled = {one.get_label(): one for one in ax.lines}
@@ -65,7 +65,9 @@ def test_one_task(form, tmp_path):
     assert same_color(chosen.get_color(), ACCENT)
     np.testing.assert_allclose(labelled["chance 0.25"].get_ydata(), 0.25)
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["X_0", "X_1", "X_2", "X_3"]
-    assert ax.get_title().startswith(f"X_{place}: nested score {score:.3f}")
+    first, second = ax.get_title().splitlines()
+    assert first.startswith(f"search: nested score {score:.3f}")
+    assert second == f"selected X_{place}, chosen in {table.attrs['nested_blocks'].count(f'X_{place}')} of 4 folds"
     assert "balanced accuracy" in ax.get_ylabel()
 
 
@@ -141,3 +143,23 @@ def test_missing_keys_and_other_types():
         pl.block_search(adata, key="blocks")
     with pytest.raises(TypeError, match="adata_or_table: expected AnnData or the result .* got list"):
         pl.block_search([1])
+
+
+def test_the_title_says_whose_score_it_is_where_folds_disagree_and_fits():
+    _, table = search(n_blocks=3)
+    table.attrs["nested_blocks"] = ["X_0", "X_1", "X_0", "X_0"]
+    ax = pl.block_search(table)
+    assert ax.get_title().splitlines()[-1] == "selected X_1, chosen in 1 of 4 folds"
+    ax.figure.canvas.draw()
+    assert inside(ax.title.get_window_extent(), ax.figure.bbox)
+    table["block"] = table["block"].replace("X_1", "X_a_long_name_of_a_layer_" + "standardized_" * 3)
+    table.attrs["selected"] = table["block"].iloc[1]
+    ax = pl.block_search(table)
+    ax.figure.canvas.draw()
+    assert inside(ax.title.get_window_extent(), ax.figure.bbox)
+    del table.attrs["nested_blocks"]  # of an earlier version
+    assert "folds" not in pl.block_search(table).get_title()
+
+
+def inside(box, frame) -> bool:
+    return frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1

@@ -38,7 +38,8 @@ def test_distributions():
         assert (y[0], y[-1]) == (0, 1)
         inner = slice(1, -1)
         share = np.searchsorted(np.sort(cosines), x[inner], side="right") / len(cosines)
-        np.testing.assert_allclose(y[inner], share, atol=0.005)  # pairs that were drawn twice
+        np.testing.assert_allclose(y[inner], share, atol=1e-9)
+        assert len(np.unique(cosines)) == len(cosines)  # as many pairs as are named
         assert f"{len(cosines):,} pairs" in line.get_label()
     assert "same" in same.get_label()
     assert set(gap.get_xdata()) == {result.ks_location}
@@ -49,8 +50,17 @@ def test_distributions():
     assert left.get_title() == "wells"
 
 
+def test_weights_are_drawn():
+    result = make_result()
+    weights = np.random.default_rng(0).random(len(result.different_weights))
+    line = pl.consistency(replace(result, different_weights=weights / weights.sum()))[0].lines[0]
+    share = [weights[result.different_cosines <= x].sum() / weights.sum() for x in line.get_xdata()[1:-1]]
+    np.testing.assert_allclose(line.get_ydata()[1:-1], share, atol=1e-9)
+
+
 def test_many_pairs_are_thinned():
-    result = replace(make_result(), different_cosines=np.linspace(-1, 1, 50_000))
+    many = {"different_cosines": np.linspace(-1, 1, 50_000), "different_weights": np.full(50_000, 1 / 50_000)}
+    result = replace(make_result(), **many)
     line = pl.consistency(result)[0].lines[0]
     assert len(line.get_xdata()) < 2500
 

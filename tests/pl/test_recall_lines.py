@@ -79,3 +79,22 @@ def test_more_databases_than_colours_differ_by_line():
 def test_something_else_than_a_result(given):
     with pytest.raises(TypeError, match=r"expected the result of perturbia.metrics.relationship_recall, got"):
         pl.recall_curve(given)
+
+
+@pytest.mark.parametrize("n", [1, 4])
+def test_long_names_of_databases_leave_room_for_the_axes(n):
+    names = [f"Protein complexes of the {i}. release of 2024, human, core set, filtered by evidence" for i in range(n)]
+    ax = pl.recall_curve(make_result(names))
+    ax.figure.canvas.draw()
+    frame, axes = ax.figure.bbox, ax.get_window_extent()
+    assert axes.width > 0.6 * frame.width
+    assert axes.height > 2 * ax.figure.dpi
+    for part in (ax.get_legend(), ax.title, ax.xaxis.label):
+        box = part.get_window_extent()
+        assert frame.x0 <= box.x0
+        assert box.x1 <= frame.x1
+        assert frame.y0 <= box.y0
+        assert box.y1 <= frame.y1
+    assert not ax.get_legend().get_window_extent().overlaps(ax.xaxis.label.get_window_extent())
+    texts = [text.get_text().replace("\n", " ") for text in ax.get_legend().get_texts()]
+    assert texts[0] == f"{names[0]} (40 known pairs)"

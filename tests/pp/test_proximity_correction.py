@@ -420,3 +420,13 @@ def test_views_of_files_need_a_copy(tmp_path):
     view = ad.read_h5ad(tmp_path / "map.h5ad", backed="r")[list(range(18))]
     with pytest.raises(UnsupportedQuery, match="view of a backed file. Use copy=True"):
         pb.pp.correct_proximity_bias(view, arm_key="arm")
+
+
+def test_names_with_a_plus_are_excluded_as_they_are_spelled():
+    adata = screen(2, 12, bias=1.0, seed=0)
+    plain = adata.copy()
+    plain.obs["perturbation"] = plain.obs["perturbation"].replace("G003", "HLA")
+    adata.obs["perturbation"] = adata.obs["perturbation"].replace("G003", "HLA+A")
+    pb.pp.correct_proximity_bias(plain, arm_key="arm", exclude=["HLA"])
+    pb.pp.correct_proximity_bias(adata, arm_key="arm", sep="", exclude=["HLA+A"])
+    np.testing.assert_allclose(adata.obsm["X_proximity"], plain.obsm["X_proximity"], rtol=1e-6)

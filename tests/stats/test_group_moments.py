@@ -177,3 +177,19 @@ def test_pooled_errors_serve_small_groups():
         lonely = group_means(values[:2], ["ctrl", "one"])
     with pytest.raises(ValueError, match="a group of at least 2 rows, got none"):
         effects_against(lonely, reference="ctrl", variance="pooled")
+
+
+@pytest.mark.parametrize("container", [sp.csr_matrix, sp.csc_array])
+@pytest.mark.parametrize("offset", [1e4, 1e7, 1e9])
+def test_variances_of_sparse_values_far_from_zero(container, offset):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(90, 5))
+    X[:, 0] += offset
+    X[:, 1] = np.where(np.arange(90) < 30, 0.0, offset + X[:, 1])  # a group of zeros
+    X[:, 2] = offset + 1 / 3
+    X[:, 3] *= rng.random(90) < 0.2
+    labels = np.repeat(["a", "b", "c"], 30)
+    expected = [np.var(X[labels == one] - X[labels == one][0], axis=0, ddof=1) for one in "abc"]
+    moments = group_means(container(X), labels)
+    np.testing.assert_allclose(moments.variance, expected, rtol=1e-6)
+    np.testing.assert_allclose(moments.mean, [X[labels == one].mean(axis=0) for one in "abc"], rtol=1e-12)

@@ -233,6 +233,9 @@ def test_what_is_stored_comes_back_from_a_file(tmp_path, tasks):
         pd.testing.assert_frame_equal(found, table, check_dtype=False, check_index_type=False)
         for name in ("selected", "nested_score", "nested_se", "naive_score", "chance", "rule", "metric", "probe"):
             assert stored[name] == table.attrs[name]
+        own, given = stored["nested_blocks"], table.attrs["nested_blocks"]
+        for one, other in [(own, given)] if tasks == "gene" else [(own[task], given[task]) for task in tasks]:
+            assert list(one) == other
         assert stored["params"]["group_key"] == "plate"
         assert list(stored["params"]["label_key"]) == ([tasks] if isinstance(tasks, str) else tasks)
         pd.testing.assert_frame_equal(stored["counts"], adata.uns["block_search"]["counts"])
@@ -411,6 +414,13 @@ def test_a_search_takes_few_seconds():
         ({"n_jobs": 0}, ValueError, "n_jobs: expected a positive integer"),
         ({"seed": -1}, ValueError, "seed: expected a whole number"),
         ({"seed": None}, ValueError, "seed: expected a whole number"),
+        ({"key_added": 5}, ValueError, "key_added: expected text or None, got 5"),
+        ({"sep": 5}, ValueError, "sep: expected text or None, got 5"),
+        (
+            {"label_key": "unreadable", "sep": "+"},
+            LabelError,
+            r"adata.obs\['unreadable'\]: label 'A\+\+B' cannot be read",
+        ),
     ],
 )
 def test_bad_input(options, error, match):
@@ -418,9 +428,47 @@ def test_bad_input(options, error, match):
     adata.obsm["nan"] = np.where(np.arange(12) == 3, np.nan, adata.obsm["X_0"])
     adata.obsm["tokens"] = np.zeros((adata.n_obs, 2, 3))
     adata.obs["one"] = "same"
+    adata.obs["unreadable"] = np.where(adata.obs["gene"] == "G1", "A++B", "C")
     adata.obs["half"] = np.where(np.arange(adata.n_obs) < 96, "a", "b")
     adata.obs["holes"] = adata.obs["plate"].astype(object).where(adata.obs["plate"] != "P0", None)
     arguments = {"blocks": BLOCKS, **SEARCH, **options}
     with pytest.raises(error, match=match):
         block_search(adata, **arguments)
     assert not adata.uns
+
+
+def test_the_blocks_that_earn_the_nested_score_are_named():
+    strength = (1.0, 0.9, 0.8, 0.9, 1.0)
+    table = next(
+        one
+        for one in (block_search(wells(seed, strength=strength), BLOCKS, **SEARCH, rule="best") for seed in range(20))
+        if len(set(one.attrs["nested_blocks"])) > 1
+    )
+    chosen = table.attrs["nested_blocks"]
+    assert len(chosen) == 5
+    assert set(chosen) <= set(BLOCKS)
+    planted = block_search(wells(), BLOCKS, **SEARCH).attrs
+    assert planted["nested_blocks"] == ["X_2"] * 5
+
+
+def test_spellings_of_one_perturbation_are_one_label_with_sep():
+    adata = wells()
+    adata.obs["gene"] = adata.obs["gene"].astype(str).replace("G0", "G1+G2")
+    expected = block_search(adata, BLOCKS, **SEARCH, control="G5")
+    odd = (np.arange(adata.n_obs) // 7 % 2 == 1) & (adata.obs["gene"] == "G1+G2").to_numpy()
+    adata.obs.loc[odd, "gene"] = "G2+G1@1"
+    assert block_search(adata, BLOCKS, **SEARCH, control="G5").attrs["chance"] == pytest.approx(1 / 6)
+    found = block_search(adata, BLOCKS, **SEARCH, control="G5", sep="+")
+    pd.testing.assert_frame_equal(without_time(found), without_time(expected))
+    assert adata.uns["block_search"]["params"]["sep"] == "+"
+
+
+def test_without_a_key_nothing_is_written():
+    adata = wells()
+    block_search(adata, BLOCKS, **SEARCH, key_added=None)
+    assert not adata.uns
+
+
+def test_something_else_than_data():
+    with pytest.raises(TypeError, match="adata: expected AnnData, got DataFrame"):
+        block_search(wells().to_df(), BLOCKS, **SEARCH)

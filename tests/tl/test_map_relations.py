@@ -283,7 +283,12 @@ BOTH = [
 
 @pytest.mark.parametrize(
     ("change", "options", "error", "match"),
-    [*BOTH, (None, {"n_top": 0}, ValueError, "n_top: expected a positive integer, got 0")],
+    [
+        *BOTH,
+        (None, {"n_top": 0}, ValueError, "n_top: expected a positive integer, got 0"),
+        (None, {"key_added": 5}, ValueError, "key_added: expected the key to write to as text, or None .* got 5"),
+        (None, {"key_added": ""}, ValueError, "key_added: expected the key to write to as text"),
+    ],
 )
 def test_bad_relations_write_nothing(change, options, error, match):
     adata_map = genes()
@@ -325,3 +330,29 @@ def test_a_control_and_one_perturbation_are_no_map():
 def test_one_row_is_no_map(tool):
     with pytest.raises(ValueError, match="expected 2 rows or more, got 1"):
         tool(genes()[:1].copy())
+
+
+@pytest.mark.parametrize("tool", [relate, perturbation_neighbors])
+def test_something_else_than_a_map(tool):
+    with pytest.raises(TypeError, match="adata_map: expected AnnData, got DataFrame"):
+        tool(genes().to_df())
+
+
+@pytest.mark.parametrize("column", ["perturbation", "pb_perturbation"])
+def test_wells_are_no_map_to_find_neighbors_in(column):
+    wells = genes()
+    wells.obs[column] = pd.Categorical([*NAMES[:2] * 14, "A", "control"])
+    with pytest.raises(LabelError, match=rf"got several in obs\['{column}'\] for 'G00', 'G01'. Aggregate them first"):
+        perturbation_neighbors(wells)
+    relate(wells)  # cosines of wells are what they are
+    guides = pb.tl.aggregate_perturbations(pb.datasets.tapseq(), by="guide")
+    assert len(perturbation_neighbors(guides, n=1)) == guides.n_obs
+
+
+@pytest.mark.parametrize(("sep", "name"), [("_", "B_A"), ("_", "A_B@1"), ("+", "B+A")])
+def test_every_spelling_is_found_with_the_separator_of_the_map(sep, name):
+    labels = [f"A{sep}B" if one == "A+B" else one for one in NAMES]
+    wells = genes()
+    wells.obs["perturbation"] = labels
+    adata_map = pb.tl.aggregate_perturbations(wells, sep=sep)
+    assert set(perturbation_neighbors(adata_map, name)["perturbation"]) == {f"A{sep}B"}

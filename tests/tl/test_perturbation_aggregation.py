@@ -315,3 +315,35 @@ def test_missing_labels_are_refused():
     adata.obs["perturbation"] = adata.obs["perturbation"].where(np.arange(adata.n_obs) != 4)
     with pytest.raises(LabelError, match="expected a label in every cell, got 1 of 34 without one"):
         aggregate_perturbations(adata, **OPTIONS)
+
+
+@pytest.mark.parametrize(("sep", "expected"), [("", ["HLA+A", "HLA+B", "TP53"]), ("_", ["A_B", "HLA+A"])])
+def test_names_with_other_separators_are_left_alone(sep, expected, tmp_path):
+    names = {"": ["HLA+A", "HLA+B", "TP53"], "_": ["B_A", "A_B", "HLA+A"]}[sep]
+    rng = np.random.default_rng(0)
+    obs = pd.DataFrame({"perturbation": ["control"] * 3 + names * 3}, index=[f"w{i}" for i in range(12)])
+    genes = aggregate_perturbations(ad.AnnData(rng.normal(size=(12, 4)), obs=obs), sep=sep)
+    assert genes.obs_names.tolist() == genes.obs["pb_perturbation"].tolist() == expected
+    assert genes.uns["perturbia"]["sep"] == sep
+    genes.write_h5ad(tmp_path / "genes.h5ad")
+    back = ad.read_h5ad(tmp_path / "genes.h5ad")
+    assert back.uns["perturbia"]["sep"] == sep
+    again = aggregate_perturbations(back, sep=sep)
+    assert again.obs_names.tolist() == expected
+    asked = names[0]
+    found = pb.tl.perturbation_neighbors(back, asked, n=1)
+    assert found["perturbation"].tolist() == [expected[0]]
+
+
+def test_known_relations_of_names_with_a_plus_are_in_the_map():
+    rng = np.random.default_rng(0)
+    names = ["HLA+A", "HLA+B", *[f"G{i}" for i in range(18)]]
+    obs = pd.DataFrame({"perturbation": names * 2}, index=[f"w{i}" for i in range(40)])
+    genes = aggregate_perturbations(ad.AnnData(rng.normal(size=(40, 6)), obs=obs), sep="", control=None)
+    found = pb.metrics.relationship_recall(genes, [("HLA+A", "HLA+B"), ("G1", "G2")], n_boot=2)
+    assert found.table["n_pairs"].iloc[0] == 2
+
+
+def test_something_else_than_data():
+    with pytest.raises(TypeError, match="adata: expected AnnData, got DataFrame"):
+        aggregate_perturbations(pd.DataFrame({"a": [1.0]}))

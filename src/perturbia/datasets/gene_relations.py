@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import gzip
 import logging
+import os
+import re
+import warnings
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +17,7 @@ import pandas as pd
 from perturbia.errors import LabelError, shorten
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from os import PathLike
 
 __all__ = ["reactome_pairs", "read_relationships"]
@@ -33,7 +36,9 @@ _KNOWN_COLUMNS = (
     ("gene1", "gene2"),
     ("gene_a", "gene_b"),
     ("protein1", "protein2"),  # STRING, whole files
+    ("node1", "node2"),  # STRING, exports
 )
+_COMMENT = "#"
 
 
 def reactome_pairs() -> pd.DataFrame:
@@ -74,7 +79,7 @@ def reactome_pairs() -> pd.DataFrame:
 
 
 def read_relationships(
-    source: str | PathLike[str] | pd.DataFrame,
+    source: str | PathLike[str] | pd.DataFrame | Iterable[tuple[Any, Any]],
     *,
     columns: Sequence[Any] | None = None,
     sep: str | None = None,
@@ -85,8 +90,9 @@ def read_relationships(
     Parameters
     ----------
     source
-        Path of a text file, plain or ``.gz``, or a DataFrame, such as a network of decoupler or omnipath. Pairs have no
-        direction here: signs and weights are not read.
+        Path of a text file, plain or ``.gz``; a DataFrame, such as a network of decoupler or omnipath; or pairs, such as a
+        list of tuples. Pairs have no direction here: signs and weights are not read. Lines that start with ``#`` above
+        the others are comments, but the last of them may name the columns (as BioGRID and STRING do).
     columns
         The two columns with the partners. None takes the names that databases use (``entity1, entity2``;
         ``source_genesymbol, target_genesymbol``; ``source, target``; those of BioGRID, SIGNOR and STRING; upper and
@@ -94,13 +100,15 @@ def read_relationships(
     sep
         Text between columns. None finds it in the first line: tab, comma, semicolon, else blanks.
     header
-        Whether the first line of a file names the columns. Without, columns are 0, 1, ….
+        Whether the first line of a file names the columns. Without, columns are 0, 1, …. Names that no database uses
+        are warned of, since the first pair would be lost.
 
     Returns
     -------
     DataFrame with the columns ``entity1`` and ``entity2``, text without blanks around it, in alphabetical order within a
-    pair, sorted. `attrs` says what was left out: ``n_rows`` that were read, of them ``n_missing`` without one of the
-    names, ``n_self`` of a gene with itself, and ``n_duplicates``, A–B and B–A being one.
+    pair, sorted. Whole numbers are written without a point, also where gaps made them real. `attrs` says what was left out:
+    ``n_rows`` that were read, of them ``n_missing`` without one of the names, ``n_self`` of a gene with itself, and
+    ``n_duplicates``, A–B and B–A being one.
 
     Raises
     ------
@@ -108,8 +116,15 @@ def read_relationships(
         If there is no such file.
     LabelError
         If the columns are not there, or not to be told from others, or the first pair was taken for names of columns.
+    TypeError
+        If `source` is none of these, or holds something else than pairs.
     ValueError
         If no pair is left.
+
+    Warns
+    -----
+    RuntimeWarning
+        Unknown names of the two columns of a file: they may be the first pair.
 
     See Also
     --------
@@ -129,13 +144,26 @@ def read_relationships(
     >>> pairs.to_numpy().tolist(), pairs.attrs["n_duplicates"]
     ([['JAK2', 'STAT1']], 1)
     """
-    frame, where = (source, "DataFrame") if isinstance(source, pd.DataFrame) else _read_file(source, sep, header=header)
+    from_file = isinstance(source, (str, os.PathLike))
+    if from_file:
+        frame, where = _read_file(source, sep, columns, header=header)  # type: ignore[arg-type]
+    elif isinstance(source, pd.DataFrame):
+        frame, where = source, "DataFrame"
+    else:
+        frame, where = _given_pairs(source), "source"
     chosen = _partner_columns(frame, columns, where)
     partners = [frame[column] for column in chosen]
-    names = np.column_stack([column.astype(str).str.strip().to_numpy(dtype=object).astype(str) for column in partners])
+    names = np.column_stack([_as_text(column) for column in partners])
     missing = np.column_stack([column.isna().to_numpy() for column in partners]).any(axis=1) | (names == "").any(axis=1)
     if columns is None and header and len(frame.columns) == 2 and not _are_known(chosen):
         _check_is_header(names, chosen, where)
+        if from_file:
+            warnings.warn(
+                f"header: the first line of {where}, {shorten(chosen)}, was read as names of columns, which no database "
+                f"uses. If it is a pair, pass header=False; if it is not, pass columns={tuple(map(str, chosen))!r}.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
     itself = ~missing & (names[:, 0] == names[:, 1])
     kept = np.sort(names[~missing & ~itself], axis=1)
     pairs = np.unique(kept, axis=0)
@@ -157,7 +185,31 @@ def read_relationships(
     return table
 
 
-def _read_file(path: str | PathLike[str], sep: str | None, *, header: bool) -> tuple[pd.DataFrame, str]:
+def _given_pairs(source: Any) -> pd.DataFrame:
+    """Pairs of names as a table."""
+    fix = "Pass the path of a file, a DataFrame, or pairs such as [('STAT1', 'JAK2')]."
+    if isinstance(source, (bytes, dict)) or not np.iterable(source):
+        msg = f"source: expected one database of pairs, got {type(source).__name__}. {fix}"
+        raise TypeError(msg)
+    pairs = [one if isinstance(one, str) or not np.iterable(one) else tuple(one) for one in source]
+    wrong = [one for one in pairs if not isinstance(one, tuple) or len(one) != 2]
+    if wrong:
+        msg = f"source: expected pairs of two names, got {wrong[0]!r} among {len(pairs)}. {fix}"
+        raise TypeError(msg)
+    return pd.DataFrame(pairs, columns=list(_COLUMNS), dtype=object)
+
+
+def _as_text(column: pd.Series) -> np.ndarray:
+    """Names without blanks around them; whole numbers without a point, which gaps in a column make them have."""
+    values = column.astype(object)
+    real = [isinstance(one, float | np.floating) and float(one).is_integer() for one in values]
+    texts = [f"{one:.0f}" if whole else str(one).strip() for one, whole in zip(values, real, strict=True)]
+    return np.array(texts, dtype=str)
+
+
+def _read_file(
+    path: str | PathLike[str], sep: str | None, columns: Sequence[Any] | None, *, header: bool
+) -> tuple[pd.DataFrame, str]:
     """All columns of a file as text, and how messages call it."""
     file = Path(path)
     if not file.is_file():
@@ -167,22 +219,48 @@ def _read_file(path: str | PathLike[str], sep: str | None, *, header: bool) -> t
         raise FileNotFoundError(msg)
     opener = gzip.open if file.suffix == ".gz" else Path.open
     with opener(file, mode="rt", encoding="utf-8-sig") as lines:
-        first = lines.readline()
+        comments, first = [], lines.readline()
+        while first.startswith(_COMMENT):
+            comments.append(first)
+            first = lines.readline()
+    if header and comments and _is_header(comments[-1], columns):
+        first = comments.pop()
     if not first.strip():
         msg = f"source: expected a line of names or a pair first, got an empty line in {file.name}. Remove it."
         raise ValueError(msg)
     if sep is None:
         sep = next((one for one in ("\t", ",", ";") if one in first), r"\s+")
-    options: dict[str, Any] = {"dtype": object, "keep_default_na": False, "encoding": "utf-8-sig", "index_col": False}
+    options: dict[str, Any] = {"dtype": object, "keep_default_na": False, "index_col": False}
     try:
-        frame = pd.read_csv(file, sep=sep, header=0 if header else None, **options)
+        with opener(file, mode="rt", encoding="utf-8-sig") as lines:
+            for _ in comments:
+                lines.readline()
+            frame = pd.read_csv(lines, sep=sep, header=0 if header else None, **options)
     except pd.errors.ParserError as error:
         msg = (
             f"sep: expected lines of as many columns as the first of {file.name}, got {first.strip()!r} first, and later: "
             f"{error}. Pass sep=, or correct the line."
         )
         raise ValueError(msg) from error
-    return frame, file.name
+    return _without_mark(frame, columns), file.name
+
+
+def _is_header(line: str, columns: Sequence[Any] | None) -> bool:
+    """Whether a line after a ``#`` names the columns of partners."""
+    fields = {field.strip() for field in re.split(r"[\t,;]|\s{2,}", line)}
+    fields |= set(line.split()) | {field.removeprefix(_COMMENT).strip() for field in fields}
+    if columns is not None:
+        return {str(column) for column in columns} <= fields
+    lower = {field.casefold() for field in fields}
+    return any(set(names) <= lower for names in _KNOWN_COLUMNS)
+
+
+def _without_mark(frame: pd.DataFrame, columns: Sequence[Any] | None) -> pd.DataFrame:
+    """Names of columns without the ``#`` before the first, unless it is asked for."""
+    name = frame.columns[0]
+    if not isinstance(name, str) or not name.startswith(_COMMENT) or name in (columns or ()):
+        return frame
+    return frame.rename(columns={name: name.removeprefix(_COMMENT).strip()})
 
 
 def _are_known(columns: Sequence[Any]) -> bool:

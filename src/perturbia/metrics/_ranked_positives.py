@@ -13,14 +13,15 @@ if TYPE_CHECKING:
 __all__ = ["average_precision", "chance_precision", "random_precision", "rows_at_a_time"]
 
 _BLOCK_ENTRIES = 4_000_000
-_MOST_ROWS = 512
+_COSINES = 1_000_000  # held at a time: few enough to stay in the cache of a processor
+_LEAST_ROWS, _MOST_ROWS = 16, 512
 _TIE = 1e-12  # cosines that differ by less are equal, up to the rounding of numbers below 4 * _MOST_ROWS
 _NONE = -2.0  # below every cosine
 
 
 def rows_at_a_time(n_rows: int) -> int:
     """Rows whose similarities to all `n_rows` are held at a time."""
-    return min(_MOST_ROWS, max(1, _BLOCK_ENTRIES // n_rows))
+    return min(_MOST_ROWS, max(_LEAST_ROWS, _COSINES // n_rows))
 
 
 def average_precision(
@@ -50,14 +51,15 @@ def average_precision(
         counts[0, rows], counts[1, rows] = positive.sum(axis=1), negative.sum(axis=1)
         asks = (counts[:, rows] > 0).all(axis=0)
         if asks.any():
-            rows, positive, negative = rows[asks], positive[asks], negative[asks]
+            if not asks.all():
+                rows, positive, negative = rows[asks], positive[asks], negative[asks]
             score[rows] = _block_precision(unit[rows] @ unit.T, positive, negative)
     return score, counts[0], counts[1]
 
 
 def _block_precision(similarity: np.ndarray, positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
     """Average precision of some rows, each with a positive, (n_rows,)."""
-    row, column = np.nonzero(positive)
+    row, column = np.divmod(np.flatnonzero(positive), positive.shape[1])
     n_positive = positive.sum(axis=1)
     value = similarity[row, column]
     own = np.full((len(similarity), int(n_positive.max())), _NONE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,13 +11,13 @@ import numpy as np
 
 from perturbia.errors import ControlError, LabelError, shorten
 from perturbia.metrics._row_order import content_order
-from perturbia.perturbation._profiles import label_design, profile_matrix, row_labels
+from perturbia.perturbation._profiles import is_annotated, label_design, profile_matrix, row_labels
 from perturbia.stats._membership import distinct_within
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["ScreenRows", "read_screen", "warn_left_out"]
+__all__ = ["ScreenRows", "read_screen", "warn_left_out", "warn_of_fitted_controls"]
 
 
 @dataclass(frozen=True)
@@ -69,13 +70,15 @@ def read_screen(
 ) -> ScreenRows:
     """Read values, perturbations and batches; `least` perturbations are needed.
 
+    Controls are rows labelled so, and those that `obs["is_control"]` of AnnData marks.
+
     Raises
     ------
     FeatureMismatch, LabelError, ControlError, ValueError
         Whatever is wrong with the representation, labels or controls, or values that are missing.
     """
     values = profile_matrix(data, use_rep=use_rep, argument="data", least_rows=2)
-    design = label_design(data, perturbation_key, control=control, sep=sep)
+    design = label_design(data, perturbation_key, control=control, sep=sep, with_marked=True)
     labels = design.labels().astype(str)
     is_control = design.is_control
     names, codes = np.unique(labels[~is_control], return_inverse=True)
@@ -107,4 +110,43 @@ def warn_left_out(names: np.ndarray, reason: str, *, argument: str = "perturbati
             f"{argument}: {len(names)} perturbations have {reason}; their scores are NaN ({shorten(names.tolist(), limit=3)}).",
             RuntimeWarning,
             stacklevel=4,  # of the user, beyond a helper of the metric
+        )
+
+
+def warn_of_fitted_controls(data: Any, use_rep: str | None, screen: ScreenRows, *, instead: str = "") -> None:
+    """Warn before a test against controls that the alignment of the representation has learnt from.
+
+    Whitening makes the controls that it is fitted to more alike than other controls are, so that anything else is far from
+    them. What aligned the representation says so in `uns` under its name: whether it is ``whitened``, and with ``fit_on``
+    which column of `obs` holds the rows that it was fitted to.
+
+    Parameters
+    ----------
+    data
+        The profiles.
+    use_rep
+        The representation.
+    screen
+        Its rows, controls among them.
+    instead
+        What else can be done, after a comma.
+    """
+    record = data.uns.get(use_rep) if is_annotated(data) and use_rep is not None else None
+    if not isinstance(record, Mapping) or not record.get("whitened", False):
+        return
+    column = record.get("fit_on")
+    fitted = is_control = screen.codes < 0
+    if column is not None:
+        if column not in data.obs:
+            return
+        fitted = is_control & data.obs[column].astype("boolean").fillna(value=False).to_numpy(dtype=bool)[screen.order]
+    if fitted.any():
+        fix = "Align with fit_on= on some of the controls, and leave those rows out here"
+        if column is not None:
+            fix = f"Leave the rows of obs[{column!r}] out here"
+        warnings.warn(
+            f"use_rep: {use_rep!r} was whitened by {int(fitted.sum())} of the {int(is_control.sum())} controls that "
+            f"perturbations are compared with, so that p-values are too small. {fix}{instead}.",
+            RuntimeWarning,
+            stacklevel=3,
         )

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from perturbia.errors import LabelError
+from perturbia import _keys
+from perturbia.errors import LabelError, shorten
 from perturbia.metrics._arm_labels import arm_codes
 from perturbia.metrics._arm_pairs import ArmPairs, compare_pairs
 from perturbia.metrics._arm_permutations import permutation_p_values
 from perturbia.metrics._row_directions import directed_rows
 from perturbia.metrics._row_order import content_order
-from perturbia.perturbation._profiles import is_annotated, map_rows, marked_controls
+from perturbia.perturbation._profiles import is_annotated, map_rows, marked_controls, row_labels, row_names
 from perturbia.stats._false_discovery import q_values
 from perturbia.stats._settings import check_count, check_seed
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 __all__ = ["ProximityBias", "proximity_bias"]
+
+_PERTURBATIONS = (_keys.OBS_PERTURBATION, "perturbation")  # columns of labels that are known by their names
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,7 @@ def proximity_bias(
     *,
     names: Sequence[str] | None = None,
     use_rep: str | None = None,
+    perturbation_key: str | None = None,
     min_genes: int = 5,
     n_permutations: int = 1000,
     seed: int = 0,
@@ -107,6 +111,9 @@ def proximity_bias(
         Names of the rows of an array, for a mapping and for messages; their positions by default.
     use_rep
         Key of `obsm`; None and ``"X"`` read `X`.
+    perturbation_key
+        Column of `obs` with the perturbation of each row, which must not come twice: several rows of one gene are alike, and
+        on one arm. By default ``pb_perturbation``, or else ``perturbation``, where there is one.
     min_genes
         Genes that an arm needs for a row in the table, at least 2. Arms with fewer count in the overall value all the same.
     n_permutations
@@ -164,11 +171,12 @@ def proximity_bias(
     check_seed(seed)
     named = names is not None or is_annotated(adata_map) or isinstance(adata_map, pd.DataFrame)
     if not named:
-        names = [str(i) for i in range(len(adata_map))]
+        names = row_names(adata_map)
     values, rows = map_rows(adata_map, names=names, use_rep=use_rep)
     found, codes = arm_codes(adata_map, arms, rows.tolist(), named=named)
     is_control = marked_controls(adata_map)
     kept = np.flatnonzero((codes >= 0) & ~is_control)
+    _check_one_row(adata_map, perturbation_key, kept)
     used, position = np.unique(codes[kept], return_inverse=True)
     size = np.bincount(position)
     if len(used) < 2 or size.max() < 2:
@@ -191,7 +199,7 @@ def proximity_bias(
         rng = np.random.default_rng(seed)
         p_value, by_arm = permutation_p_values(pairs, within + between, n_permutations=n_permutations, rng=rng)
         table["p_value"] = by_arm[np.isin(found[used], table.index)]
-    table.insert(3, "q_value", q_values(table["p_value"].to_numpy()))
+    table.insert(3, "q_value", q_values(table["p_value"].to_numpy(dtype=np.float64)))
     return ProximityBias(
         probability=comparison.probability,
         standard_error=comparison.standard_error(influence),
@@ -204,6 +212,24 @@ def proximity_bias(
         n_between=comparison.n_between,
         n_permutations=n_permutations,
     )
+
+
+def _check_one_row(adata_map: Any, perturbation_key: str | None, kept: np.ndarray) -> None:
+    """Refuse AnnData in which perturbations have several of the rows that are kept."""
+    if perturbation_key is None and is_annotated(adata_map):
+        perturbation_key = next((key for key in _PERTURBATIONS if key in adata_map.obs), None)
+    if perturbation_key is None:
+        return
+    labels, counts = np.unique(
+        row_labels(adata_map, perturbation_key, argument="perturbation_key")[kept], return_counts=True
+    )
+    if (counts > 1).any():
+        msg = (
+            f"adata_map: expected one row a perturbation, got several of {shorten(labels[counts > 1].tolist(), limit=3)} in "
+            f"column {perturbation_key!r}: rows of one gene are alike, whatever their arm. Aggregate them first, with "
+            "perturbia.tl.aggregate_perturbations."
+        )
+        raise LabelError(msg)
 
 
 def _by_arm(pairs: ArmPairs, names: np.ndarray, min_genes: int) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:

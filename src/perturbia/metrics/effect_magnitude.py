@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from perturbia.errors import ControlError
-from perturbia.metrics._screen_rows import read_screen, warn_left_out
+from perturbia.metrics._screen_rows import read_screen, warn_left_out, warn_of_fitted_controls
 from perturbia.stats._false_discovery import q_values
 from perturbia.stats._settings import check_count, check_seed
 from perturbia.stats.energy_permutation import energy_test
@@ -24,7 +24,7 @@ def perturbation_magnitude(
     data: Any,
     perturbation_key: Any,
     *,
-    control: str | Sequence[str] = "control",
+    control: str | Sequence[str] | None = None,
     use_rep: str | None = None,
     batch_key: Any = None,
     sep: str = "+",
@@ -41,8 +41,11 @@ def perturbation_magnitude(
 
     with x from the perturbation, y from controls and bars for means over pairs of different rows (Székely and Rizzo, 2013).
 
-    **Range**: any number from about 0, in the units of the representation; **chance** is 0 on average, as pairs of a row
-    with itself are not counted, and p-values are uniform. **Not seen**: the direction of an effect, whether replicates agree
+    **Range**: any number from about 0, in the units of the representation; **chance** is 0 on average without batches, as
+    pairs of a row with itself are not counted. Batches that differ raise it where perturbation and controls have other
+    shares of them, since it is one over all rows; p-values are uniform all the same, as rows change places within batches.
+    That holds for controls like any other row without effect, which those that whitening was fitted to are not (see
+    `use_rep`). **Not seen**: the direction of an effect, whether replicates agree
     in it (:func:`replicate_consistency`), and how it compares with the spread of controls. It is one of scale: standardise
     first.
 
@@ -53,9 +56,14 @@ def perturbation_magnitude(
     perturbation_key
         Column of `obs` with the labels, or one label a row.
     control
-        Label or labels of control rows.
+        Label or labels of control rows. `None`: rows labelled ``control``. Rows that `obs["is_control"]` marks are controls in
+        any case.
     use_rep
-        Key of `obsm`; by default `X`. It must not have been made with the help of the labels.
+        Key of `obsm`; by default `X`. It must not have been made with the help of the labels, and that includes which rows
+        are controls: whitening makes the controls that it is fitted to tighter than other rows without effect, so that
+        p-values against these are too small (all genes of simulated screens without effects had p <= 0.05). Align with
+        ``fit_on=``, a column of `obs` that marks some of the controls
+        (:func:`perturbia.pp.typical_variation_normalization`, :func:`perturbia.pp.spherize`), and leave those rows out here.
     batch_key
         Column of `obs` with the batch, or one a row: rows change places within batches only, and batches without controls
         are left out. Give it whenever perturbations are not spread over batches as controls are.
@@ -92,7 +100,8 @@ def perturbation_magnitude(
     Warns
     -----
     RuntimeWarning
-        Perturbations with too few replicates, and rows in batches without controls.
+        Perturbations with too few replicates, rows in batches without controls, and a representation whitened by these
+        controls.
 
     Notes
     -----
@@ -130,6 +139,7 @@ def perturbation_magnitude(
         least=1,
         require_control=True,
     )
+    warn_of_fitted_controls(data, use_rep, screen)
     scored, used, n_unmatched = _compared(screen, min_replicates)
     labels = np.append(np.arange(len(screen.names)), -1)[screen.codes]
     test = energy_test(

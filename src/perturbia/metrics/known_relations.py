@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["RelationshipRecall", "relationship_recall"]
 
 Null = Literal["all", "excluding_known", "degree_matched"]
+_LEAST_TAIL = 1e-9  # below this a tail is empty on purpose, or rounding
 # Sizes of the tail on each side for which curves are given.
 _TAILS = np.arange(26) / 100
 
@@ -115,7 +116,10 @@ def relationship_recall(
     benchmarking (Celik et al., 2024), and values are equal to it. Cosines that differ by less than 1e-12, what rounding
     makes of equal ones, count as ties.
 
-    **Range** [0, 1], 1 best. **Chance** is :math:`q_{low} + 1 - q_{high}`, whatever the map. **Not seen**: relations that
+    **Range** [0, 1], 1 best. **Chance** is :math:`q_{low} + 1 - q_{high}`, whatever the map, as long as it has rows enough: a
+    tail holds whole pairs, so that without ties chance is
+    :math:`(\lfloor N q_{low} \rfloor + \lfloor N (1 - q_{high}) \rfloor) / N` exactly, which is far less for N q around 1, and 0
+    below (5 % tails of 6 rows, 15 pairs). **Not seen**: relations that
     the database lacks, direction and strength. Recall is high for more reasons than biology: profiles of neighbours on a
     chromosome arm that resemble each other (CRISPR proximity bias), a database made from the same kind of data, and
     genes with strong profiles and many known partners (see `null`). Cosines depend on the origin: align the map so that
@@ -171,7 +175,7 @@ def relationship_recall(
     Warns
     -----
     RuntimeWarning
-        Databases with one pair in the map: they have no interval.
+        Databases with one pair in the map: they have no interval. Maps of so few rows that a tail holds no pair.
 
     Notes
     -----
@@ -211,6 +215,7 @@ def relationship_recall(
                 f"in {database!r}. Use a map of more genes."
             )
             raise LabelError(msg)
+    _warn_of_empty_tails(tails, n_possible)
     hits, scores = _against_others(units, known, np.concatenate([tails, _curve_tails()]), null)
     single = [database for database, pairs in known.items() if len(pairs) == 1]
     if single and n_boot > 0:
@@ -254,6 +259,19 @@ def _check_options(percentiles: Any, null: str, n_boot: Any, confidence: float, 
         msg = f"confidence: expected a share between 0 and 1, got {confidence!r}."
         raise ValueError(msg)
     return tails
+
+
+def _warn_of_empty_tails(tails: np.ndarray, n_possible: int) -> None:
+    """Say that a tail holds no pair; one that was asked to hold none does not count."""
+    sizes = np.column_stack([tails[:, 0], 1.0 - tails[:, 1]])
+    empty = (sizes > _LEAST_TAIL) & (sizes * n_possible < 1.0 - _LEAST_TAIL)
+    if empty.any():
+        warnings.warn(
+            f"percentiles: a tail of {sizes[empty].min():g} of {n_possible} pairs holds none, so that recall in it is 0 and chance "
+            "less than `chance` says. Use a map of more rows, or larger tails.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
 
 def _read_map(

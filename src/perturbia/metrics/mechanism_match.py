@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import pandas as pd
 from perturbia.errors import LabelError, shorten
 from perturbia.metrics._ranked_positives import rows_at_a_time
 from perturbia.metrics._row_directions import unit_or_zero_rows
-from perturbia.perturbation._profiles import profile_matrix, row_labels, row_names
+from perturbia.perturbation._profiles import label_design, label_values, profile_matrix, row_labels, row_names
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,6 +38,8 @@ class MechanismAccuracy:
         Rows and compounds that were scored.
     n_left_out
         Rows that can not be matched: no row of another compound (and batch) has their mechanism.
+    n_without
+        Rows without a mechanism, which are neighbours and nothing else.
     table
         One row a mechanism: `n_compounds` and `n_rows` that were scored, `n_left_out`, `accuracy` and `chance`; NaN where
         none was scored.
@@ -53,13 +55,15 @@ class MechanismAccuracy:
     n_rows: int
     n_compounds: int
     n_left_out: int
+    n_without: int
     table: pd.DataFrame
     rows: pd.DataFrame
 
     def __repr__(self) -> str:
+        without = f", {self.n_without} without a mechanism" if self.n_without else ""
         return (
             f"MechanismAccuracy: {self.accuracy:.3f} ± {self.standard_error:.3f} (chance {self.chance:.3f}, majority "
-            f"{self.majority:.3f}; {self.n_rows} rows of {self.n_compounds} compounds, {self.n_left_out} left out)"
+            f"{self.majority:.3f}; {self.n_rows} rows of {self.n_compounds} compounds, {self.n_left_out} left out{without})"
         )
 
     def _repr_html_(self) -> str:
@@ -74,6 +78,8 @@ def mechanism_accuracy(
     use_rep: str | None = None,
     batch_key: Any = None,
     control: str | Sequence[str] | None = None,
+    sep: str = "+",
+    no_mechanism: str | Sequence[str] | None = "none",
 ) -> MechanismAccuracy:
     r"""Accuracy of the mechanism of the nearest neighbour of another compound, by cosine.
 
@@ -90,15 +96,22 @@ def mechanism_accuracy(
         Profiles, usually one a treatment (compound and dose), or wells: AnnData, or a DataFrame or array,
         (n_rows, n_features).
     mechanism_key
-        Column of `obs` with the mechanism of action, or one a row.
+        Column of `obs` with the mechanism of action, or one a row. Controls need none.
     compound_key
-        Column of `obs` with the compound, or one a row. Doses of one compound are the same compound.
+        Column of `obs` with the compound, or one a row. Doses of one compound (``A@0.5``) are the same compound, and so are
+        all spellings of a combination (``A+B``, ``B+A``).
     use_rep
         Key of `obsm`; by default `X`.
     batch_key
         Column of `obs` with the batch, or one a row.
     control
-        Label or labels in `compound_key` of rows to leave out altogether.
+        Label or labels in `compound_key` of controls, which are left out altogether. `None`: rows labelled ``control``, if
+        there are any. Rows that `obs["is_control"]` marks are controls in any case.
+    sep
+        Text between the members of a combination; ``""`` where it is part of names of compounds.
+    no_mechanism
+        Label or labels in `mechanism_key` of rows whose mechanism is not known: they share none, so that they are not scored,
+        but remain neighbours of others, a wrong answer. Give missing mechanisms one of these. `None`: there are none.
 
     Returns
     -------
@@ -108,7 +121,10 @@ def mechanism_accuracy(
     Raises
     ------
     LabelError
-        If labels are missing, have another length, a compound has two mechanisms, or no row can be matched.
+        If labels are missing, can not be read or have another length, a compound has two mechanisms, or no row can be
+        matched, or has one of `no_mechanism` other than ``none``.
+    ControlError
+        If no row is labelled `control`.
     FeatureMismatch
         If the representation does not exist.
     ValueError
@@ -140,17 +156,13 @@ def mechanism_accuracy(
     MechanismAccuracy: 1.000 ± 0.000 (chance 0.350, majority 0.500; 6 rows of 5 compounds, 0 left out)
     """
     values = profile_matrix(data, use_rep=use_rep, argument="data", least_rows=2).astype(np.float64)
-    labels = {
-        "mechanism": row_labels(data, mechanism_key, argument="mechanism_key"),
-        "compound": row_labels(data, compound_key, argument="compound_key"),
-        "batch": np.full(len(values), "") if batch_key is None else row_labels(data, batch_key, argument="batch_key"),
-    }
-    kept = _kept(labels["compound"], control)
-    frame = pd.DataFrame({name: part[kept] for name, part in labels.items()})
-    frame.index = pd.Index(np.array(row_names(data), dtype=object)[kept])
+    frame = _labels(data, mechanism_key, compound_key, batch_key, control, sep)
+    kept = np.flatnonzero(frame["compound"].notna())
+    frame = frame.iloc[kept]
+    known = _known(frame["mechanism"], no_mechanism)
     _check_one_mechanism(frame)
     match, chance = _matches(unit_or_zero_rows(values[kept])[0], frame, across=batch_key is not None)
-    scored = chance > 0
+    scored = known & (chance > 0)
     if not scored.any():
         msg = (
             "mechanism_key: expected rows of another compound"
@@ -158,7 +170,7 @@ def mechanism_accuracy(
         )
         raise LabelError(msg)
     rows = frame.assign(match=match, chance=chance)
-    table = _by_mechanism(rows, scored)
+    table = _by_mechanism(rows[known], scored[known])
     _warn_of_unmatched(table)
     rows = rows[scored].drop(columns="batch")
     accuracy, error = _clustered_mean(rows["match"].to_numpy(), rows["compound"].to_numpy())
@@ -169,26 +181,49 @@ def mechanism_accuracy(
         majority=float(rows["mechanism"].value_counts(normalize=True).max()),
         n_rows=len(rows),
         n_compounds=rows["compound"].nunique(),
-        n_left_out=int((~scored).sum()),
+        n_left_out=int((known & ~scored).sum()),
+        n_without=int((~known).sum()),
         table=table,
         rows=rows,
     )
 
 
-def _kept(compounds: np.ndarray, control: str | Sequence[str] | None) -> np.ndarray:
-    """Positions of the rows that are no controls."""
-    if control is None:
-        return np.arange(len(compounds))
-    wanted = [control] if isinstance(control, str) else list(control)
-    absent = sorted(set(wanted) - set(compounds))
-    if absent:
-        msg = f"control: expected labels of compound_key, got {shorten(absent)}; labels are {shorten(np.unique(compounds))}."
+def _labels(
+    data: Any, mechanism_key: Any, compound_key: Any, batch_key: Any, control: str | Sequence[str] | None, sep: str
+) -> pd.DataFrame:
+    """Mechanism, compound and batch of every row, under its name; the compound of controls is missing."""
+    design = label_design(data, compound_key, control=control, sep=sep, argument="compound_key", with_marked=True)
+    is_control = design.is_control
+    at_one_dose = design.matrix.copy()
+    at_one_dose.data[:] = 1.0
+    if is_control.all():
+        msg = f"control: expected rows besides controls, got {len(is_control)} rows, all of them controls."
         raise LabelError(msg)
-    kept = np.flatnonzero(~np.isin(compounds, wanted))
-    if not len(kept):
-        msg = f"control: expected rows besides controls, got {len(compounds)} rows labelled {shorten(wanted)}."
+    # a control has a mechanism in no case
+    mechanism = label_values(data, mechanism_key, argument="mechanism_key").astype(object).mask(is_control, "")
+    return pd.DataFrame(
+        {
+            "mechanism": row_labels(data, mechanism.to_numpy(), argument="mechanism_key"),
+            "compound": pd.Series(replace(design, matrix=at_one_dose).labels()).mask(is_control, None).to_numpy(),
+            "batch": "" if batch_key is None else row_labels(data, batch_key, argument="batch_key"),
+        },
+        index=row_names(data),
+    )
+
+
+def _known(mechanisms: pd.Series, no_mechanism: str | Sequence[str] | None) -> np.ndarray:
+    """Rows with a mechanism."""
+    if no_mechanism is None:
+        return np.ones(len(mechanisms), dtype=bool)
+    given = [no_mechanism] if np.ndim(no_mechanism) == 0 else list(no_mechanism)
+    unknown = [str(label) for label in given]
+    if absent := sorted(set(unknown) - set(mechanisms) - {"none"}):
+        msg = (
+            f"no_mechanism: expected labels of mechanism_key, got {shorten(absent)}; labels are "
+            f"{shorten(np.unique(mechanisms).tolist())}."
+        )
         raise LabelError(msg)
-    return kept
+    return ~mechanisms.isin(unknown).to_numpy()
 
 
 def _check_one_mechanism(frame: pd.DataFrame) -> None:
@@ -203,7 +238,9 @@ def _check_one_mechanism(frame: pd.DataFrame) -> None:
 
 def _matches(unit: np.ndarray, frame: pd.DataFrame, *, across: bool) -> tuple[np.ndarray, np.ndarray]:
     """Share of the nearest neighbours of every row with its mechanism, and that of all its neighbours; 0 without any."""
-    mechanism, compound, batch = (pd.factorize(frame[name])[0] for name in ("mechanism", "compound", "batch"))
+    mechanism, compound, batch = (
+        pd.factorize(frame[name])[0].astype(np.int32) for name in ("mechanism", "compound", "batch")
+    )
     match, chance = np.zeros((2, len(unit)))
     step = rows_at_a_time(len(unit))
     for start in range(0, len(unit), step):

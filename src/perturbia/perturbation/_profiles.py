@@ -15,7 +15,7 @@ from perturbia import _keys
 from perturbia.errors import ControlError, FeatureMismatch, LabelError, shorten
 from perturbia.perturbation._representation import read_representation
 from perturbia.perturbation.design import Design, design_from_labels
-from perturbia.perturbation.labels import CONTROL
+from perturbia.perturbation.labels import CONTROL, check_control
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -137,7 +137,11 @@ def label_values(data: Any, labels: Any, *, argument: str) -> pd.Series:
             msg = f"{argument}: expected one label a row, got the text {labels!r}. Names of columns go with AnnData."
             raise LabelError(msg)
         labels = obs_column(data, labels, argument=argument)
-    values = pd.Series(np.asarray(labels, dtype=object) if isinstance(labels, (list, tuple)) else labels)
+    labels = np.asarray(labels, dtype=object) if isinstance(labels, (list, tuple)) else labels
+    if np.ndim(labels) > 1:
+        msg = f"{argument}: expected one label for each of {_n_rows(data)} rows, got shape {np.shape(labels)}. Pass one column."
+        raise LabelError(msg)
+    values = pd.Series(labels)
     if len(values) != _n_rows(data):
         msg = f"{argument}: expected one label for each of {_n_rows(data)} rows, got {len(values)}."
         raise LabelError(msg)
@@ -182,15 +186,27 @@ def label_design(
     control: str | Sequence[str] | None,
     sep: str,
     argument: str = "perturbation_key",
+    with_marked: bool = False,
 ) -> Design:
-    """Design of the rows, so that every spelling of a perturbation is one; without `control`, no control is needed."""
+    """Design of the rows, so that every spelling of a perturbation is one; without `control`, no control is needed.
+
+    Every label of `control` has to occur. Rows that :func:`marked_controls` finds are controls `with_marked`, whatever
+    their label is.
+    """
     labels = row_labels(data, perturbation_key, argument=argument)
-    controls = CONTROL if control is None else control
+    controls = check_control(CONTROL if control is None else control)
+    seen = sorted(set(labels.tolist()))
+    marked = marked_controls(data) if with_marked else np.zeros(len(labels), dtype=bool)
     # profiles may well be one a perturbation, so identifiers are not refused here
-    design = design_from_labels(labels, control=controls, sep=sep, require_control=False, argument=argument)
-    if control is not None and not design.is_control.any():
-        msg = f"control: expected rows labelled {control!r}, got none. Labels seen: {shorten(sorted(set(labels)))}."
-        raise ControlError(msg)
+    design = design_from_labels(
+        np.where(marked, controls[0], labels), control=controls, sep=sep, require_control=False, argument=argument
+    )
+    if control is not None:
+        written = {part.strip() for label in seen for part in (label, *(label.split(sep) if sep else ()))}
+        absent = [name for name in controls if name not in written]
+        if absent or not design.is_control.any():
+            msg = f"control: expected rows labelled {shorten(absent or controls)}, got none. Labels seen: {shorten(seen)}."
+            raise ControlError(msg)
     return design
 
 

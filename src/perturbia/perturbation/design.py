@@ -65,9 +65,9 @@ class Design:
         """Which cells are controls, bool (n_obs,)."""
         return self.n_targets == 0
 
-    def labels(self) -> np.ndarray:
-        """Canonical label of each cell, object (n_obs,)."""
-        return dosage_labels(self.matrix, self.names, sep=self.sep or "+")
+    def labels(self, *, plain: bool = False) -> np.ndarray:
+        """Canonical label of each cell, object (n_obs,); `plain` leaves ``+`` unquoted where labels are one name each."""
+        return dosage_labels(self.matrix, self.names, sep=self.sep if plain else self.sep or "+")
 
     def on(self, names: Sequence[str], *, extend: bool = False, argument: str = "perturbation") -> Design:
         """Move the columns to those of another registration.

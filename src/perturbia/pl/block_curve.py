@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +22,8 @@ _COLUMNS = ("task", "block", "mean", "se", "seconds", "selected")
 _SCORES = ("nested_score", "nested_se", "chance")
 _METRICS = {"balanced_accuracy": "balanced accuracy", "accuracy": "accuracy"}
 _MANY = 16  # blocks whose names can stand side by side
+_LETTERS = 11  # letters of a title in an inch
+_LONGEST = 26  # letters of a name below the axes
 
 
 def block_search(
@@ -39,16 +42,17 @@ def block_search(
     key
         Key of `uns`, for data.
     title
-        Title of the axes; by default the block that was chosen and its nested score.
+        Title of the axes; by default the nested score of the search, the block that was chosen, and in how many folds.
     ax
         Axes to draw into.
 
     Returns
     -------
     The axes: a point a block, its mean with a bar of one standard error; dashed, the level of guessing; filled in red, the
-    chosen block, and the diamond beside it, the nested score of the whole choice with its standard error, which is what to
-    report; grey columns below, CPU seconds a block, the highest with its number. Several tasks have a line each, the chosen
-    block of each filled, and a grey band at the block for all of them.
+    chosen block, and the diamond beside it, the nested score of the whole search with its standard error, which is what to
+    report: that of the blocks chosen while each fold was held out, which need not be this one; grey columns below, CPU
+    seconds a block, the highest with its number. Several tasks have a line each, the chosen block of each filled, and a
+    grey band at the block for all of them.
 
     Raises
     ------
@@ -75,7 +79,7 @@ def block_search(
     table, summary = _read(adata_or_table, key)
     blocks = list(dict.fromkeys(table["block"]))
     tasks = list(dict.fromkeys(table["task"]))
-    ax = new_axes(ax, size=(float(np.clip(0.42 * len(blocks) + 2.4, 4.4, 13)), 3.4))
+    given, ax = ax, new_axes(ax, size=(float(np.clip(0.42 * len(blocks) + 2.4, 4.4, 13)), 3.4))
     colours = {tasks[0]: BASELINE} if len(tasks) == 1 else colours_of(tasks)
     chosen = blocks.index(summary["selected"])
     if len(tasks) > 1:
@@ -87,15 +91,20 @@ def block_search(
     _draw_cost(ax, table.groupby("block", sort=False)["seconds"].sum().loc[blocks].to_numpy())
     metric = str(summary["metric"])
     ax.set_ylabel(f"{_METRICS.get(metric, metric)}, groups held out", fontsize=9)
-    crowded = len(blocks) > _MANY or max(map(len, blocks)) * len(blocks) > 60
+    # names of layers differ at their end
+    names = [name if len(name) <= _LONGEST else f"…{name[1 - _LONGEST :]}" for name in blocks]
+    crowded = len(blocks) > _MANY or max(map(len, names)) * len(blocks) > 60
     step = -(-len(blocks) // 40)
-    ax.set_xticks(range(0, len(blocks), step), blocks[::step], rotation=90 if crowded else 0, fontsize=8)
+    ax.set_xticks(range(0, len(blocks), step), names[::step], rotation=90 if crowded else 0, fontsize=8)
     ax.tick_params(axis="x", length=0)
     ax.tick_params(axis="y", labelsize=8)
     ax.set_xlim(-0.6, len(blocks) - 0.4)
-    ax.set_title(_title(summary, tasks) if title is None else title, fontsize=10, color=INK)
     bare(ax)
     _legend(ax, several=len(tasks) > 1)
+    # over the legend, too: the axes alone are narrow where blocks are few
+    inches = (ax.figure.bbox if given is None else ax.get_window_extent()).width / ax.figure.dpi
+    width = int(_LETTERS * max(inches, 2))
+    ax.set_title(_title(summary, tasks, width) if title is None else title, x=0, ha="left", fontsize=10, color=INK)
     return ax
 
 
@@ -135,7 +144,7 @@ def _draw_task(ax: Axes, rows: pd.DataFrame, scores: dict[str, float], colour: s
     )
     chosen, nested, chance = (
         "chosen block",
-        f"nested score {scores['nested_score']:.3f}",
+        f"nested score of the\nsearch, {scores['nested_score']:.3f}",
         f"chance {scores['chance']:.3g}",
     )
     if label is not None:
@@ -174,11 +183,21 @@ def _draw_cost(ax: Axes, seconds: np.ndarray) -> None:
     ax.set_ylim(low - (high - low) * 0.22, high)
 
 
-def _title(summary: dict[str, Any], tasks: list[str]) -> str:
+def _title(summary: dict[str, Any], tasks: list[str], width: int) -> str:
+    """The score, which is that of the search, and the block, in lines of at most `width` letters."""
+    selected = summary["selected"]
     if len(tasks) > 1:
-        return f"{summary['selected']}: least mean rank in {len(tasks)} tasks"
-    score, error = (_of_task(summary[name], tasks[0]) for name in ("nested_score", "nested_se"))
-    return f"{summary['selected']}: nested score {score:.3f} ± {error:.3f} ({summary['probe']} probe)"
+        lines = [f"{selected}: least mean rank in {len(tasks)} tasks"]
+    else:
+        score, error = (_of_task(summary[name], tasks[0]) for name in ("nested_score", "nested_se"))
+        chosen = summary.get("nested_blocks", [])
+        chosen = list(chosen[tasks[0]] if isinstance(chosen, dict) else chosen)
+        folds = f", chosen in {chosen.count(selected)} of {len(chosen)} folds" if chosen else ""
+        lines = [
+            f"search: nested score {score:.3f} ± {error:.3f} ({summary['probe']} probe)",
+            f"selected {selected}{folds}",
+        ]
+    return "\n".join(fill(line, width) for line in lines)
 
 
 def _of_task(value: Any, task: str) -> float:

@@ -103,22 +103,24 @@ def _two_axes(ax: Sequence[Axes] | None) -> list[Axes]:
 def _draw_distributions(ax: Axes, result: ReplicateConsistency) -> None:
     """Both distribution functions, and the distance between them."""
     heights = []
+    same, different = result.same_cosines, result.different_cosines
     samples = {
-        "different perturbations": (result.different_cosines, MUTED),
-        "same perturbation": (result.same_cosines, ACCENT),
+        "different perturbations": (different, result.different_weights, MUTED),
+        "same perturbation": (same, np.full(len(same), 1.0 / max(len(same), 1)), ACCENT),
     }
     ends = [
-        float(limit([limit(cosines) for cosines, _ in samples.values() if len(cosines)])) for limit in (np.min, np.max)
+        float(limit([limit(cosines) for cosines, *_ in samples.values() if len(cosines)])) for limit in (np.min, np.max)
     ]
-    for name, (cosines, colour) in samples.items():
+    for name, (cosines, weights, colour) in samples.items():
         if not len(cosines):
             continue
-        ordered = np.sort(cosines)
+        order = np.argsort(cosines, kind="stable")
+        ordered, below = cosines[order], np.concatenate([[0.0], np.cumsum(weights[order])])
         shown = np.unique(np.linspace(0, len(ordered) - 1, min(len(ordered), _STEPS)).astype(int))
-        share = np.concatenate([[0.0], (shown + 1) / len(ordered), [1.0]])
+        share = np.concatenate([[0.0], below[shown + 1], [1.0]])
         style: dict[str, Any] = {"color": colour, "linewidth": 1.6, "drawstyle": "steps-post"}
         ax.plot(np.r_[ends[0], ordered[shown], ends[1]], share, label=f"{name} ({len(ordered):,} pairs)", **style)
-        heights.append(np.searchsorted(ordered, result.ks_location, side="right") / len(ordered))
+        heights.append(below[np.searchsorted(ordered, result.ks_location, side="right")])
     if np.isfinite(result.ks) and len(heights) == 2:
         ax.plot([result.ks_location] * 2, heights, color=INK, linewidth=1.0)
         # above both curves, which only rise

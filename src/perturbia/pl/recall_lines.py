@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from textwrap import fill
+from typing import TYPE_CHECKING, Any
 
 from perturbia.pl._style import FAINT, INK, PALETTE, bare, colours_of, new_axes
 
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
 __all__ = ["recall_curve"]
 
 _LINES = ("-", "--", ":", "-.")
+_BESIDE = 36  # letters of a name that fits beside the axes
+_WIDTH = 4.8  # inches of new axes, about
+_LETTERS = 13.5  # letters of a legend in an inch
+_LABEL = 0.5  # inches that ticks and the label below the axes take
 _NULLS = {
     "all": "all pairs",
     "excluding_known": "pairs that are not known",
@@ -61,18 +66,29 @@ def recall_curve(result: RelationshipRecall, *, title: str | None = None, ax: Ax
             "Make one with it."
         )
         raise TypeError(msg)
-    ax = new_axes(ax, size=(5.8, 3.5))
     n_pairs = result.table.drop_duplicates("database").set_index("database")["n_pairs"]
+    width = _WIDTH if ax is None else ax.get_window_extent().width / ax.figure.dpi
+    longest = int(_LETTERS * max(width, 2.0))
+    names = {database: _legend_name(str(database), n, longest) for database, n in n_pairs.items()}
+    below = max(len(line) for name in names.values() for line in name.splitlines()) > _BESIDE
+    height = 0.16 * (1 + sum(name.count("\n") + 1 for name in names.values())) if below else 0.0
+    ax = new_axes(ax, size=(5.8, 3.5 + height))
     colours = colours_of(list(n_pairs.index))
-    for place, (database, curve) in enumerate(result.curve.groupby("database", sort=False)):
-        name, tail, colour = str(database), 100 * curve["tail"], colours[str(database)]
-        n = n_pairs[database]
+    for position, (database, curve) in enumerate(result.curve.groupby("database", sort=False)):
+        tail, colour = 100 * curve["tail"], colours[str(database)]
         if curve["recall_lower"].notna().all():
             low, high = 100 * curve["recall_lower"], 100 * curve["recall_upper"]
             ax.fill_between(tail, low, high, color=colour, alpha=0.15, linewidth=0, zorder=2)
-        style = _LINES[place // len(PALETTE) % len(_LINES)]
-        label = f"{name} ({n:,} known pair{'' if n == 1 else 's'})"
-        ax.plot(tail, 100 * curve["recall"], color=colour, linestyle=style, linewidth=1.6, label=label, zorder=3)
+        style = _LINES[position // len(PALETTE) % len(_LINES)]
+        ax.plot(
+            tail,
+            100 * curve["recall"],
+            color=colour,
+            linestyle=style,
+            linewidth=1.6,
+            label=names[database],
+            zorder=3,
+        )
     chance = result.curve.drop_duplicates("tail")
     ax.plot(
         100 * chance["tail"],
@@ -96,6 +112,20 @@ def recall_curve(result: RelationshipRecall, *, title: str | None = None, ax: Ax
     ax.tick_params(labelsize=8)
     ax.xaxis.label.set_fontsize(9)
     ax.yaxis.label.set_fontsize(9)
-    ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=7.5, frameon=False, handlelength=1.8)
+    _legend(ax, below=below)
     bare(ax)
     return ax
+
+
+def _legend(ax: Axes, *, below: bool) -> None:
+    """Databases beside the axes, or below them, where long names would leave no room."""
+    place: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)}
+    if below:
+        tall = ax.get_window_extent().height / ax.figure.dpi
+        place = {"loc": "upper left", "bbox_to_anchor": (0.0, -_LABEL / tall)}
+    ax.legend(**place, fontsize=7.5, frameon=False, handlelength=1.8)
+
+
+def _legend_name(database: str, n_pairs: int, longest: int) -> str:
+    """Name of a database with the number of its pairs, in lines that fit below the axes."""
+    return fill(f"{database} ({n_pairs:,} known pair{'' if n_pairs == 1 else 's'})", longest)

@@ -184,7 +184,7 @@ def _genes_and_arms(
     design = label_design(adata, perturbation_key, control=control, sep=sep)
     names, arms = arm_codes(adata, arm_key, adata.obs_names.astype(str).tolist(), argument="arm_key")
     is_control = design.is_control | marked_controls(adata)
-    labels = design.labels().astype(str)
+    labels = design.labels(plain=True).astype(str)
     labels[is_control] = ""  # a control is no gene, whatever its label
     arms[is_control] = -1
     if (arms < 0).all():

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _DENSE_BLOCK = 4096  # rows of a dense matrix cast to float64 at a time
+_CANCELLED = 1e-10  # share of the mean square below which a variance has lost its digits
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,22 @@ def _sums(indicator: sp.csr_matrix, X: Any, *, squares: bool) -> tuple[np.ndarra
     return sums, square_sums, shift
 
 
+def _shifted_spread(indicator: sp.csr_matrix, X: Any, columns: np.ndarray, n: np.ndarray) -> np.ndarray:
+    """Mean squares within groups minus squared means, of some sparse columns minus the means of their entries."""
+    part = sp.csc_matrix(X[:, columns]).astype(np.float64)
+    stored = np.diff(part.indptr)
+    ones = sp.csc_matrix((np.ones(part.nnz), part.indices, part.indptr), shape=part.shape)
+    shift = np.asarray(part.sum(axis=0)).ravel() / np.maximum(stored, 1)
+    part.data -= np.repeat(shift, stored)
+    squared = sp.csc_matrix((part.data**2, part.indices, part.indptr), shape=part.shape)
+    zeros = n - (indicator @ ones).toarray()  # entries that are not stored
+    mean = ((indicator @ part).toarray() - zeros * shift) / n
+    second = ((indicator @ squared).toarray() + zeros * shift**2) / n
+    spread = second - mean**2
+    rounding = n * np.finfo(np.float64).eps
+    return np.where(spread <= rounding * second + (rounding * shift) ** 2, 0.0, spread)
+
+
 def group_means(
     X: np.ndarray | sp.spmatrix,
     labels: Any,
@@ -164,6 +181,12 @@ def group_means(
             )
         second = square_sums / n
         spread = second - centred_mean**2
+        if sp.issparse(matrix):
+            lost = (n > 1) & (spread < _CANCELLED * second)
+            if (columns := np.flatnonzero(lost.any(axis=0))).size:
+                again = _shifted_spread(indicator, matrix, columns, n)
+                spread[:, columns] = np.where(lost[:, columns], again, spread[:, columns])
+                second[:, columns] = np.where(lost[:, columns], again, second[:, columns])
         # What is left of a constant column is rounding error of sums and shift, not variance.
         rounding = n * np.finfo(np.float64).eps
         spread[spread <= rounding * second + (rounding * shift) ** 2] = 0.0

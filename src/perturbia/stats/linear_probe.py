@@ -18,6 +18,7 @@ __all__ = ["LogisticProbe", "NeighbourProbe", "Predictor", "Probe", "RidgeProbe"
 Predictor = Callable[[np.ndarray], np.ndarray]
 
 _BLOCK_ENTRIES = 4_000_000  # class scores held at a time
+_TIE = 1e-9  # votes that differ by less of themselves are equal: sums of weights are rounded
 
 
 @dataclass(frozen=True)
@@ -202,8 +203,8 @@ class NeighbourProbe:
     """Vote of the nearest training rows on the same axes, by Euclidean distance; the settings are numbers of neighbours.
 
     A vote weighs as much as its row, so that frequent labels do not win by number under `balanced`; otherwise the same as
-    ``KNeighborsClassifier`` of scikit-learn. Of labels with equal votes, the first. No more neighbours are asked than there
-    are training rows.
+    ``KNeighborsClassifier`` of scikit-learn. Of labels with equal votes, that of the nearest row, so that names of labels do
+    not matter. No more neighbours are asked than there are training rows.
     """
 
     settings: tuple[float, ...]
@@ -222,13 +223,15 @@ class NeighbourProbe:
         def predict(rows: np.ndarray) -> np.ndarray:
             near = space.position[index.kneighbors(space.coordinates(rows), return_distance=False)]
             cell = near + n_labels * np.arange(len(rows))[:, None]
-            votes = (
-                np.bincount(
-                    cell[:, :k].ravel(), space.label_weight[near[:, :k]].ravel(), minlength=n_labels * len(rows)
-                )
-                for k in sizes
-            )
-            return np.column_stack([space.labels[one.reshape(len(rows), -1).argmax(axis=1)] for one in votes])
+
+            def chosen(k: int) -> np.ndarray:
+                weight = space.label_weight[near[:, :k]].ravel()
+                votes = np.bincount(cell[:, :k].ravel(), weight, minlength=n_labels * len(rows))
+                most = votes.reshape(len(rows), -1).max(axis=1, keepdims=True) * (1 - _TIE)
+                first = (votes[cell[:, :k]] >= most).argmax(axis=1)  # of labels that have most votes, the nearest
+                return space.labels[near[np.arange(len(rows)), first]]
+
+            return np.column_stack([chosen(k) for k in sizes])
 
         return _by_blocks(predict, n_labels + max(sizes))
 

@@ -13,6 +13,7 @@ import pandas as pd
 
 from perturbia.errors import ControlError, FeatureMismatch, LabelError, SplitError, nearest_names, shorten
 from perturbia.perturbation._profiles import obs_column, profile_matrix, row_labels
+from perturbia.perturbation.design import design_from_labels
 from perturbia.stats._arrays import group_codes
 from perturbia.stats.grouped_folds import FoldSupport, fold_support, groups_of_labels, spread_folds
 
@@ -123,6 +124,7 @@ def read_task(
     group_key: str,
     *,
     control: Sequence[str],
+    sep: str | None,
     nan: str,
     n_splits: int,
     balanced: bool,
@@ -146,6 +148,10 @@ def read_task(
     labels, labelled = _labels(adata, label_key, nan)
     groups = row_labels(adata, group_key, argument="group_key")
     taken = labelled & ~np.isin(labels, list(control))
+    if sep is not None:
+        labels = labels.astype(object)
+        labels[taken] = _canonical(labels[taken], sep, label_key)
+        labels = labels.astype(str)
     rows = np.flatnonzero(taken)
     names, codes = group_codes(labels[rows], len(rows))
     alone = groups_of_labels(codes, group_codes(groups[rows], len(rows))[1]) < 2 if len(rows) else np.array([], bool)
@@ -207,6 +213,14 @@ def _labels(adata: AnnData, label_key: str, nan: str) -> tuple[np.ndarray, np.nd
         raise LabelError(msg)
     filled = column.astype(object).where(~missing, "")
     return row_labels(adata, filled.to_numpy(), argument="label_key"), ~missing
+
+
+def _canonical(labels: np.ndarray, sep: str, label_key: str) -> np.ndarray:
+    """One label for all spellings of a perturbation."""
+    if not len(labels):
+        return labels
+    argument = f"adata.obs[{label_key!r}]"
+    return design_from_labels(labels, sep=sep, require_control=False, argument=argument).labels(plain=True)
 
 
 def _number_of_folds(n_groups: int, n_splits: int, label_key: str, group_key: str) -> int:

@@ -89,7 +89,8 @@ def row_groups(
     """
     by = list(by or ())
     _check_columns(adata, perturbation_key, by)
-    codes, labels = pd.factorize(design.labels().astype(str), sort=True)
+    names = design.labels(plain=True).astype(str)
+    codes = pd.factorize(names, sort=True)[0]
     for name in by:
         column = adata.obs[name]
         numeric = pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
@@ -98,7 +99,7 @@ def row_groups(
         codes = np.unique(codes * len(levels) + part, return_inverse=True)[1]
     _, first, codes, count = np.unique(codes, return_index=True, return_inverse=True, return_counts=True)
     is_control = design.is_control[first]
-    labels = design.labels()[first].astype(str).astype(object)
+    labels = names[first].astype(object)
     spelled = pd.Series(np.where(is_control, design.control[0], labels), dtype=object)
     columns = {perturbation_key: spelled} | {name: adata.obs[name].iloc[first].reset_index(drop=True) for name in by}
     n_batches = None

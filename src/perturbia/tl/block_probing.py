@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from perturbia import _keys
+from perturbia.model.base._features import check_anndata
 from perturbia.perturbation._copies import require_writable
 from perturbia.stats._settings import check_choice, check_positive_integer, check_seed
 from perturbia.stats.linear_probe import LogisticProbe, NeighbourProbe, RidgeProbe
@@ -41,6 +42,7 @@ def block_search(
     n_components: int | None = 256,
     rule: Literal["one_se", "best"] = "one_se",
     control: str | Sequence[str] | None = None,
+    sep: str | None = None,
     nan: Literal["raise", "omit"] = "raise",
     seed: int = 0,
     key_added: str | None = _keys.UNS_BLOCK_SEARCH,
@@ -97,12 +99,15 @@ def block_search(
         cheaper; ``"best"``: the best.
     control
         Label or labels of rows to leave out.
+    sep
+        Text between the members of a combination, where labels are perturbations: ``"B+A"`` is ``"A+B"`` then, and
+        ``"A@1"`` is ``"A"``. None reads labels as they are.
     nan
         ``"raise"`` refuses missing labels, ``"omit"`` leaves these rows out of their task.
     seed
         Seed of the folds: which groups share one.
     key_added
-        Key of `uns`; None writes nothing.
+        Key of `uns`, text; None writes nothing.
     n_jobs
         Processes, -1 for one a core. Worth it for logistic probes and large blocks.
     progress
@@ -122,20 +127,23 @@ def block_search(
 
     `attrs` holds ``selected``, one block for all tasks (for several, that of the least mean rank, the earliest of equals);
     ``nested_score``, ``nested_se``, ``naive_score`` and ``chance``, numbers, or dictionaries by task where `label_key` is a
-    list: the score of the whole procedure, that of choosing block and penalty on the test folds, and of guessing; ``rule``,
-    ``metric``, ``probe``. The same goes to `uns[key_added]`, with ``table``, ``folds`` (fold of every group), ``counts`` of
-    rows and labels by task, and ``params``.
+    list: the score of the whole procedure, that of choosing block and penalty on the test folds, and of guessing;
+    ``nested_blocks``, the block that was chosen while each fold was held out, likewise: `nested_score` is theirs, and that
+    of ``selected`` only where they are this block; ``rule``, ``metric``, ``probe``. The same goes to `uns[key_added]`, with
+    ``table``, ``folds`` (fold of every group), ``counts`` of rows and labels by task, and ``params``.
 
     Raises
     ------
     FeatureMismatch
         If a block does not exist or has other rows.
     LabelError
-        If a column does not exist, labels are missing, or fewer than two labels occur in several groups.
+        If a column does not exist, labels are missing or can not be read with `sep`, or fewer than two labels occur in several groups.
     ControlError
         If `control` is no label.
     SplitError
         If there are fewer than three groups, or folds share no labels.
+    TypeError
+        If `adata` is no AnnData.
     UnsupportedQuery
         If nothing can be written to a view of a backed file.
     ValueError
@@ -177,14 +185,15 @@ def block_search(
     >>> table.attrs["selected"], table.attrs["chance"]
     ('X_1', 0.2)
     """
+    check_anndata(adata)
     keys = [label_key] if isinstance(label_key, str) else list(label_key)
     controls = [control] if isinstance(control, str) else list(control or [])
     setting, fitted = _probe(probe, penalties, n_neighbors)
-    _check(adata, keys, metric, rule, nan, n_splits, n_components, n_jobs, seed, key_added)
+    _check(adata, keys, metric, rule, nan, n_splits, n_components, n_jobs, seed, key_added, sep)
     balanced = metric == "balanced_accuracy"
     check_control(adata, keys, controls)
-    read: dict[str, Any] = {"control": controls, "nan": nan, "n_splits": n_splits, "balanced": balanced, "seed": seed}
-    tasks = [read_task(adata, key, group_key, **read) for key in keys]
+    read: dict[str, Any] = {"control": controls, "sep": sep, "nan": nan, "n_splits": n_splits, "seed": seed}
+    tasks = [read_task(adata, key, group_key, balanced=balanced, **read) for key in keys]
     matrices = read_blocks(adata, blocks)
     options = {"probe": fitted, "n_components": n_components, "balanced": balanced}
     results = _validated(tasks, matrices, options, n_jobs=n_jobs, progress=progress)
@@ -204,8 +213,9 @@ def block_search(
             "seed": seed,
         }
         params |= {setting: np.array(fitted.settings), "control": np.array(controls, dtype=str)}
-        params |= {} if n_components is None else {"n_components": n_components}
-        adata.uns[key_added] = {**summary, **_stored(table, tasks), "params": params}
+        given = {"n_components": n_components, "sep": sep}
+        params |= {name: value for name, value in given.items() if value is not None}
+        adata.uns[key_added] = {**_as_arrays(summary), **_stored(table, tasks), "params": params}
     return table
 
 
@@ -249,6 +259,7 @@ def _check(
     n_jobs: int,
     seed: int,
     key_added: str | None,
+    sep: str | None,
 ) -> None:
     check_choice("metric", metric, ("balanced_accuracy", "accuracy"))
     check_choice("rule", rule, ("one_se", "best"))
@@ -265,6 +276,10 @@ def _check(
     if not keys or len(set(keys)) < len(keys):
         msg = f"label_key: expected distinct columns of adata.obs, got {keys}."
         raise ValueError(msg)
+    for name, value in (("key_added", key_added), ("sep", sep)):
+        if value is not None and not isinstance(value, str):
+            msg = f"{name}: expected text or None, got {value!r}."
+            raise ValueError(msg)
     if key_added is not None:
         require_writable(adata, fix="Pass key_added=None, or .to_memory().")
 
@@ -325,11 +340,13 @@ def _summary(
     table: pd.DataFrame, tasks: list[ProbeTask], choices: list[BlockChoice], *, single: bool
 ) -> dict[str, Any]:
     """The block for all tasks, and the scores of the procedure, as plain numbers or by task."""
-    per_task = {
+    blocks = table["block"].unique()
+    per_task: dict[str, list[Any]] = {
         "nested_score": [float(choice.nested.mean()) for choice in choices],
         "nested_se": [float(choice.nested.std(ddof=1) / np.sqrt(len(choice.nested))) for choice in choices],
         "naive_score": [float(choice.naive_best.mean()) for choice in choices],
         "chance": [task.support.chance for task in tasks],
+        "nested_blocks": [[blocks[i] for i in choice.nested_block] for choice in choices],
     }
     if len(tasks) == 1:
         selected = table["block"][table["selected"]].iloc[0]
@@ -338,6 +355,13 @@ def _summary(
     names = [task.name for task in tasks]
     scores = {key: values[0] if single else dict(zip(names, values, strict=True)) for key, values in per_task.items()}
     return {"selected": str(selected), **scores}
+
+
+def _as_arrays(summary: dict[str, Any]) -> dict[str, Any]:
+    """The summary with arrays in place of lists, as they come back from a file."""
+    blocks = summary["nested_blocks"]
+    several = isinstance(blocks, dict)
+    return {**summary, "nested_blocks": {k: np.array(v) for k, v in blocks.items()} if several else np.array(blocks)}
 
 
 def _stored(table: pd.DataFrame, tasks: list[ProbeTask]) -> dict[str, pd.DataFrame]:

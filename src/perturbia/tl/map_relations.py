@@ -9,9 +9,10 @@ import pandas as pd
 
 from perturbia import _keys
 from perturbia.errors import DoseError, LabelError, UnknownPerturbation, shorten
-from perturbia.perturbation import as_perturbation
+from perturbia.model.base._features import check_anndata
 from perturbia.perturbation._copies import in_memory, require_writable
 from perturbia.perturbation._profiles import map_rows, marked_controls
+from perturbia.perturbation.labels import CONTROL, join_label, split_label
 from perturbia.stats._settings import check_choice, check_positive_integer
 from perturbia.stats.row_cosines import (
     RowMetric,
@@ -89,6 +90,8 @@ def relate(
     ValueError
         If entries are missing or infinite, rows have no direction (zeros only, or constant under ``"pearson"``), there are
         fewer than two rows, or an option is none of the above.
+    TypeError
+        If `adata_map` is no AnnData.
     UnsupportedQuery
         If `adata_map` is a view of a backed file and `copy` is False.
 
@@ -108,7 +111,11 @@ def relate(
     >>> genes.obsp["cosine"].shape
     (14, 14)
     """
+    check_anndata(adata_map, "adata_map")
     check_choice("metric", metric, get_args(RowMetric))
+    if key_added is not None and not (isinstance(key_added, str) and key_added):
+        msg = f"key_added: expected the key to write to as text, or None for the metric, got {key_added!r}."
+        raise ValueError(msg)
     for name, value in (("n_top", n_top), ("block_size", block_size)):
         if value is not None:
             check_positive_integer(name, value)
@@ -146,7 +153,7 @@ def perturbation_neighbors(
     adata_map
         A map, one row a perturbation. Rows whose `obs["is_control"]` is True are left out.
     perturbation
-        Name or names of rows, in any spelling; None for all.
+        Name or names of rows, in any spelling with the `sep` that the map was made with; None for all.
     n
         Neighbours of each, at most.
     sign
@@ -176,8 +183,11 @@ def perturbation_neighbors(
     ------
     UnknownPerturbation
         If a name is not in the map, with the nearest names, or is that of a control.
+    TypeError
+        If `adata_map` is no AnnData.
     LabelError
-        If a name occurs twice among the rows: they are no map. Or if no, or repeated, names are asked for.
+        If a name occurs twice among the rows, or several rows have one perturbation, without `by`: they are no map. Or if
+        no, or repeated, names are asked for.
     FeatureMismatch
         If the representation does not exist, or is no matrix.
     ValueError
@@ -202,18 +212,21 @@ def perturbation_neighbors(
     >>> adata = pb.datasets.tapseq()
     >>> genes = pb.tl.aggregate_perturbations(adata, keep_control=True)
     >>> genes.X -= genes["control"].X
-    >>> pb.tl.perturbation_neighbors(genes, "GATA1", n=3)["rank"].tolist()
+    >>> table = pb.tl.perturbation_neighbors(genes, "GATA1", n=3)
+    >>> table["rank"].tolist()  # table.rank and table.tail are methods of DataFrames
     [1, 2, 3]
     """
+    check_anndata(adata_map, "adata_map")
     check_choice("metric", metric, get_args(RowMetric))
     check_choice("sign", sign, get_args(Sign))
     check_positive_integer("n", n)
     if block_size is not None:
         check_positive_integer("block_size", block_size)
+    _check_one_row_each(adata_map)
     units, length, labels = _directions(adata_map, use_rep, metric)
     order = _treated(adata_map, labels)
     units, length, names = units[order], length[order], labels[order]
-    queries = _queries(names, labels, perturbation)
+    queries = _queries(names, labels, perturbation, sep=_about(adata_map).get("sep", "+"))
     found = nearest_rows(units, queries, n=n, sign=sign, block_size=block_size)
     table = pd.DataFrame(
         {
@@ -246,6 +259,26 @@ def _directions(
     return units, length, labels
 
 
+def _about(adata_map: AnnData) -> Any:
+    """What aggregation wrote about the map; nothing where it was made otherwise."""
+    about = adata_map.uns.get(_keys.UNS_RESULT, {})
+    return about if about.get("kind") == "map" else {}
+
+
+def _check_one_row_each(adata_map: AnnData) -> None:
+    """Refuse wells, cells and guides, of which several have one perturbation, unless aggregation parted them."""
+    column = next((name for name in (_keys.OBS_PERTURBATION, "perturbation") if name in adata_map.obs), None)
+    if column is None or _about(adata_map).get("by"):
+        return
+    labels = adata_map.obs[column].astype(object)[~marked_controls(adata_map)].dropna()
+    if (twice := labels[labels.duplicated()].unique()).size:
+        msg = (
+            f"adata_map: expected one row a perturbation, got several in obs[{column!r}] for "
+            f"{shorten(twice.tolist(), limit=3)}. Aggregate them first, with perturbia.tl.aggregate_perturbations; its `by` keeps guides apart."
+        )
+        raise LabelError(msg)
+
+
 def _treated(adata_map: AnnData, labels: np.ndarray) -> np.ndarray:
     """Rows without controls, in the order of names: results, to the last digit, do not depend on that of rows."""
     rows = np.flatnonzero(~marked_controls(adata_map))
@@ -255,13 +288,15 @@ def _treated(adata_map: AnnData, labels: np.ndarray) -> np.ndarray:
     return rows[np.argsort(labels[rows], kind="stable")]
 
 
-def _queries(names: np.ndarray, labels: np.ndarray, perturbation: str | Sequence[str] | None) -> np.ndarray:
+def _queries(
+    names: np.ndarray, labels: np.ndarray, perturbation: str | Sequence[str] | None, *, sep: str
+) -> np.ndarray:
     """Positions among the sorted names of those asked for."""
     if perturbation is None:
         return np.arange(len(names))
     asked = [perturbation] if isinstance(perturbation, str) else [str(name) for name in perturbation]
     known = set(names)
-    asked = [name if name in known else _canonical(name) for name in asked]
+    asked = [name if name in known else _canonical(name, sep) for name in asked]
     if not asked or len(set(asked)) < len(asked):
         msg = f"perturbation: expected distinct names, got {shorten(asked, limit=3) or 'none'}. Pass None for all."
         raise LabelError(msg)
@@ -272,9 +307,15 @@ def _queries(names: np.ndarray, labels: np.ndarray, perturbation: str | Sequence
     return np.searchsorted(names, asked)
 
 
-def _canonical(name: str) -> str:
+def _canonical(name: str, sep: str) -> str:
+    """The name as aggregation writes it."""
     try:
-        return str(as_perturbation(name))
+        targets = sorted(
+            (target, 1.0 if dose is None else dose)
+            for target, dose in split_label(name, control=(CONTROL,), sep=sep)
+            if target is not None
+        )
+        return join_label([target for target, _ in targets], [dose for _, dose in targets], sep=sep)
     except (LabelError, DoseError):
         return name
 

@@ -12,6 +12,7 @@ from scipy import sparse
 
 from perturbia import _keys
 from perturbia.errors import ControlError, LabelError, shorten
+from perturbia.model.base._features import check_anndata
 from perturbia.model.base._result import stamp
 from perturbia.perturbation._cell_design import design_of
 from perturbia.perturbation._profiles import profile_matrix
@@ -67,7 +68,7 @@ def aggregate_perturbations(
         Label or labels of controls, which are left out of the map. None: there are none (but the word ``control`` always
         means them). A map from which they were left out before needs none.
     sep
-        Text between the members of a combination.
+        Text between the members of a combination; ``""`` reads each label as one name, such as ``"HLA+A"``.
     by
         Further columns of `obs` that part rows, such as a guide, a replicate or a dose.
     batch_key
@@ -96,7 +97,7 @@ def aggregate_perturbations(
     - `obs["n_obs"]`: rows that were averaged; `obs["n_batches"]`: batches they come from, with `batch_key` alone;
       `obs["is_control"]`;
     - `var_names`: those of `adata` for `X`, columns of a DataFrame, else ``X_tvn_1``, ``X_tvn_2``, … for ``"X_tvn"``;
-    - `uns["perturbia"]`: metadata, of kind ``map``.
+    - `uns["perturbia"]`: metadata, of kind ``map``, with `sep`, so that names are found in any spelling.
 
     Raises
     ------
@@ -130,6 +131,7 @@ def aggregate_perturbations(
     >>> guides.n_obs, genes.n_obs, int(genes.obs["n_obs"].sum())
     (86, 14, 56)
     """
+    check_anndata(adata)
     check_positive_integer("min_replicates", min_replicates)
     design = _design(adata, perturbation_key, control, sep)
     groups = row_groups(
@@ -157,6 +159,7 @@ def aggregate_perturbations(
         "use_rep": use_rep or "X",
         "func": func,
         "by": "|".join(groups.by),
+        "sep": sep,
         "n_left_out": n_left_out,
     }
     return out

@@ -26,13 +26,15 @@ Scale = Literal["counts", "log1p_cp10k", "zscore", "embedding", "probability"]
 _CHUNK = 8192
 
 
-def check_anndata(adata: object) -> None:
+def check_anndata(adata: object, argument: str = "adata") -> None:
     """Refuse anything but AnnData, such as MuData or the path of a file.
 
     Parameters
     ----------
     adata
         What was given as annotated data.
+    argument
+        What the message calls it.
 
     Raises
     ------
@@ -45,7 +47,7 @@ def check_anndata(adata: object) -> None:
         how = (
             "Pass one modality, such as mdata['rna']" if hasattr(adata, "mod") else "Read the file, or make one, first"
         )
-        msg = f"adata: expected AnnData, got {type(adata).__name__}. {how}."
+        msg = f"{argument}: expected AnnData, got {type(adata).__name__}. {how}."
         raise TypeError(msg)
 
 
