@@ -31,6 +31,9 @@ def make_result(n: int = 20, *, scale: float = 1.0, batched: bool = True) -> Rep
 
 def test_distributions():
     result = make_result()
+    left, right = pl.consistency(result)
+    assert left.get_title().startswith("replicates of ")
+    assert right.get_title() == "consistency of each"
     left, _ = pl.consistency(result, title="wells")
     different, same, gap = left.lines
     for line, cosines in ((different, result.different_cosines), (same, result.same_cosines)):

@@ -14,14 +14,14 @@ __all__ = ["average_precision", "chance_precision", "random_precision", "rows_at
 
 _BLOCK_ENTRIES = 4_000_000
 _COSINES = 1_000_000  # held at a time: few enough to stay in the cache of a processor
-_LEAST_ROWS, _MOST_ROWS = 16, 512
+_LEAST_ROWS, _MOST_ROWS = 64, 512  # products of fewer rows are slow
 _TIE = 1e-12  # cosines that differ by less are equal, up to the rounding of numbers below 4 * _MOST_ROWS
 _NONE = -2.0  # below every cosine
 
 
 def rows_at_a_time(n_rows: int) -> int:
     """Rows whose similarities to all `n_rows` are held at a time."""
-    return min(_MOST_ROWS, max(_LEAST_ROWS, _COSINES // n_rows))
+    return min(_MOST_ROWS, max(1, _COSINES // n_rows, min(_LEAST_ROWS, _BLOCK_ENTRIES // n_rows)))
 
 
 def average_precision(

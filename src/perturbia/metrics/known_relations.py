@@ -43,7 +43,7 @@ class RelationshipRecall:
         One row a database and pair of percentiles: `database`, `percentile_low`, `percentile_high`; `n_pairs` known pairs
         in the map, `n_genes` that they name, `n_missing` pairs left out because the map lacks a name; `recall` with limits
         `recall_lower` and `recall_upper`, `recall_right` of the upper tail alone, `chance` of the recall; `auroc`,
-        `average_precision` and `average_precision_chance` of |cosine|; `null`.
+        `average_precision` and `average_precision_chance` of the absolute cosine; `null`.
     curve
         One row a database and tail size: `database`, `tail` (share of all pairs on each side, 0 to 0.25), `recall`,
         `recall_lower`, `recall_upper`, `chance`.

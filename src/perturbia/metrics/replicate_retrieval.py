@@ -45,7 +45,7 @@ def mean_average_precision(
     r"""Mean average precision of retrieving the replicates of each perturbation by cosine, with p-values.
 
     Each row of a perturbation is a query that ranks its positives, the other rows of its perturbation, and its negatives.
-    With the positives at ranks :math:`r_1 < \dots < r_M`,
+    With the positives at ranks :math:`r_1 < \cdots < r_M`,
 
     .. math:: AP = \frac{1}{M} \sum_{k=1}^{M} \frac{k}{r_k}
 

@@ -41,7 +41,7 @@ def consistency(
     level
         Perturbations with a `q_value` of at most this are coloured.
     title
-        Title of the left axes.
+        Title of the left axes; by default what is compared.
     ax
         Two axes to draw into; by default those of a new figure.
 
@@ -77,9 +77,11 @@ def consistency(
         raise TypeError(msg)
     left, right = _two_axes(ax)
     _draw_distributions(left, result)
-    if title is not None:
-        left.set_title(title, fontsize=10, color=INK, pad=30)  # above the legend
-    _draw_ranks(right, result.table.dropna(subset="consistency"), level, n_labels)
+    scored = result.table.dropna(subset="consistency")
+    _draw_ranks(right, scored, level, n_labels)
+    default = f"replicates of {len(scored):,} perturbations against others"
+    for axes, text in ((left, default if title is None else title), (right, "consistency of each")):
+        axes.set_title(text, fontsize=10, color=INK, pad=35)  # above the legend
     for axes in (left, right):
         axes.tick_params(labelsize=8)
         axes.xaxis.label.set_fontsize(9)
@@ -92,7 +94,7 @@ def _two_axes(ax: Sequence[Axes] | None) -> list[Axes]:
     if ax is None:
         import matplotlib.pyplot as plt
 
-        return list(plt.subplots(1, 2, figsize=(8.2, 3.4), layout="constrained")[1])
+        return list(plt.subplots(1, 2, figsize=(8.2, 3.7), layout="constrained")[1])
     axes = list(np.ravel(np.asarray(ax, dtype=object)))
     if len(axes) != 2 or not all(hasattr(one, "plot") for one in axes):
         msg = f"ax: expected two axes, got {len(axes)}. Make them with matplotlib.pyplot.subplots(1, 2)."

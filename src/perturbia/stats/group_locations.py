@@ -57,7 +57,7 @@ def locate_groups(
 ) -> GroupLocations:
     r"""Mean, median, trimmed mean or mean direction of groups of rows, with standard errors.
 
-    For the n values :math:`x_{(1)} \le \dots \le x_{(n)}` of a group in a column:
+    For the n values :math:`x_{(1)} \le \cdots \le x_{(n)}` of a group in a column:
 
     - ``"mean"``: :math:`\bar x`, with standard error :math:`s / \sqrt n`;
     - ``"trimmed"``: mean of the h = n - 2g values that are left without the g = ⌊trim n⌋ smallest and largest ones, with

@@ -90,7 +90,7 @@ def aggregate_perturbations(
 
     - `X` float32 and `layers["sem"]` float32, its standard errors over rows: :math:`s / \sqrt n` for ``"mean"`` and
       ``"spherical"``, that of Tukey and McLaughlin for ``"trimmed"``, of Maritz and Jarrett for ``"median"``
-      (:func:`perturbia.stats.group_locations.locate_groups` has the formulas). NaN, and nothing else is, for single rows;
+      (:func:`perturbia.stats.locate_groups` has the formulas). NaN, and nothing else is, for single rows;
     - `obs_names`: the label, with the values of `by` after bars (``"STAT1|STAT1g2"``);
     - `obs["pb_perturbation"]`: the label; `obs[perturbation_key]`: the same, but controls as `control` spells them;
     - the columns of `by`, and those that are the same in all rows of every group, such as a complex or a chromosome arm;
