@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from _runs import add_arguments, make_runs
 from _tables import publish, to_markdown
 
@@ -22,7 +23,7 @@ import perturbia as pb
 
 FOLDER = Path(__file__).parent.parent / "docs" / "maps" / "_results"
 REPRESENTATIONS = {"expression": None, "50 PCs": "X_pca", "SAMS-VAE": "X_samsvae"}
-ALIGNMENTS = ("not aligned", "standardised", "TVN, default")
+ALIGNMENTS = ("not aligned", "centred", "standardised", "TVN, default")
 #: Cells that a guide needs in a replicate to be a profile.
 LEAST_CELLS = 5
 #: Screen → column of batches. TAP-seq is one batch: its guides are compared within it.
@@ -36,6 +37,7 @@ def screen_of(name: str, seed: int):
     cells = {"Papalexi": pb.datasets.papalexi, "TAP-seq": pb.datasets.tapseq}[name]()
     batch = SCREENS[name]
     pb.model.SAMSVAE.setup_anndata(cells, layer="counts", perturbation_key="perturbation", batch_key=batch)
+    torch.set_num_threads(1)  # scanpy's normalisation of the last task gave it all of them
     model = pb.model.SAMSVAE(cells, seed=seed)
     model.train(enable_progress_bar=False)
     cells.obsm["X_samsvae"] = model.get_latent_representation()
@@ -55,8 +57,8 @@ def score(screen: str, seed: int) -> list[dict]:
             options = {"use_rep": rep, "batch_key": batch, "key_added": "aligned"}
             if alignment == "not aligned":
                 cells.obsm["aligned"] = np.asarray(cells.X.toarray() if rep is None else cells.obsm[rep])
-            elif alignment == "standardised":
-                pb.pp.standardize_by_controls(cells, **options)
+            elif alignment in ("centred", "standardised"):
+                pb.pp.standardize_by_controls(cells, scale=alignment == "standardised", **options)
             else:
                 pb.pp.typical_variation_normalization(cells, **options)
             by = ["guide"] if batch is None else ["guide", batch]

@@ -34,6 +34,22 @@ def test_offset_and_scale_of_a_plate_leave_no_trace(wells):
     np.testing.assert_allclose(moved.obsm[KEY], wells.obsm[KEY], atol=1e-3)
 
 
+def test_without_scaling_silent_features_stay_silent(wells):
+    wells.X[:, :10] *= 1e-3
+    pb.pp.standardize_by_controls(wells, batch_key="plate", scale=False)
+    plates = wells.obs["plate"].to_numpy()
+    for plate in wells.obs["plate"].cat.categories:
+        rows = plates == plate
+        expected = wells.X[rows] - wells.X[rows & is_control(wells)].mean(axis=0)
+        np.testing.assert_allclose(wells.obsm[KEY][rows], expected, atol=1e-5)
+    silent = np.abs(wells.obsm[KEY][:, :10]).max()
+    pb.pp.typical_variation_normalization(wells, batch_key="plate", scale=False, rank=None, shrinkage=1.0)
+    # one factor for all features
+    ratio = wells.obsm["X_tvn"] / wells.obsm[KEY]
+    assert silent < 0.05
+    np.testing.assert_allclose(ratio, np.median(ratio), rtol=1e-2)
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_of_data_says_the_same(wells, in_form, form):
     pb.pp.standardize_by_controls(wells, batch_key="plate")

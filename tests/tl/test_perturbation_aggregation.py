@@ -347,3 +347,12 @@ def test_known_relations_of_names_with_a_plus_are_in_the_map():
 def test_something_else_than_data():
     with pytest.raises(TypeError, match="adata: expected AnnData, got DataFrame"):
         aggregate_perturbations(pd.DataFrame({"a": [1.0]}))
+
+
+def test_codes_of_registered_models_are_not_carried_along():
+    wells = pb.datasets.simulate_plates(n_complexes=2, n_single_genes=2, n_plates=2)
+    wells.obs["_scvi_batch"] = 0
+    wells.obs["day"] = "one"
+    genes = pb.tl.aggregate_perturbations(wells)
+    assert "_scvi_batch" not in genes.obs
+    assert (genes.obs["day"] == "one").all()

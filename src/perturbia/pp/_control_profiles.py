@@ -127,7 +127,7 @@ class ControlProfiles:
             raise ControlError(msg)
         return short
 
-    def standardized(self, *, min_controls: int, missing: str, **options: Any) -> np.ndarray:
+    def standardized(self, *, min_controls: int, missing: str, scale: bool = True, **options: Any) -> np.ndarray:
         """Rows about the centre and in units of the scale of the controls of their batch, (n_obs, n_features).
 
         Batches with fewer controls than `min_controls` are an error, or take the centre and scale of all controls.
@@ -147,6 +147,8 @@ class ControlProfiles:
                 short.sum(), len(short), min_controls, shorten([self.batch_names[i] for i in np.flatnonzero(short)], limit=5),
             )  # fmt: skip
         found = fit_control_scaling(self.values, usable, self.batches, **options)
+        if not scale:
+            return self.values - found.center[self.batches]
         if found.n_constant:
             logger.warning(
                 "%d of %d features do not vary among controls; they are centred and not scaled.",

@@ -32,6 +32,7 @@ def standardize_by_controls(
     sep: str = "+",
     batch_key: str | None = None,
     method: Literal["standard", "robust"] = "standard",
+    scale: bool = True,
     prior: float = 10.0,
     min_controls: int = 1,
     missing: Missing = "raise",
@@ -64,6 +65,9 @@ def standardize_by_controls(
         Column of `obs` with the batch (plate, experiment, replicate); `None` for one batch.
     method
         ``"standard"``: mean and standard deviation. ``"robust"``: median and 1.4826 times the median absolute deviation.
+    scale
+        `False` centres and does not divide: for latents of a model, whose units are alike. Those that hold nothing vary next to not
+        at all, and dividing would make their noise as large as any signal.
     prior
         Controls' worth of the scale that batches share.
     min_controls
@@ -130,8 +134,8 @@ def standardize_by_controls(
         key_added=key_added,
         copy=copy,
     )
-    least = max(min_controls, 2) if prior == 0 else min_controls
-    values = profiles.standardized(min_controls=least, missing=missing, method=method, prior=prior)
+    least = max(min_controls, 2) if prior == 0 and scale else min_controls
+    values = profiles.standardized(min_controls=least, missing=missing, scale=scale, method=method, prior=prior)
     parameters = {
         "use_rep": use_rep or "X",
         "perturbation_key": perturbation_key,
@@ -139,6 +143,7 @@ def standardize_by_controls(
         "sep": sep,
         "batch_key": batch_key,
         "method": method,
+        "scale": scale,
         "prior": float(prior),
         "min_controls": int(min_controls),
         "missing": missing,

@@ -53,6 +53,7 @@ def typical_variation_normalization(
     shrinkage: float | Literal["auto"] = "auto",
     choose_by: ChooseBy = "replicates",
     center_per_batch: bool = True,
+    scale: bool = True,
     prior: float = 10.0,
     batch_prior: float | None = None,
     min_controls: int = 1,
@@ -103,6 +104,8 @@ def typical_variation_normalization(
         form, all axes. ``"likelihood"``: shrinkage under which held-out controls are likeliest, all axes.
     center_per_batch
         `False` leaves in what sets batches apart: one centre for all, as in the published code.
+    scale
+        `False` does not divide features by their standard deviation, as in :func:`standardize_by_controls`: for latents of a model.
     prior
         Controls' worth of the scale that batches share, as in :func:`standardize_by_controls`.
     batch_prior
@@ -198,7 +201,7 @@ def typical_variation_normalization(
         values = published_tvn(profiles.values, profiles.is_control, profiles.batches)
         return write_profiles(adata, values, parameters, key_added=key_added, copy=copy)
     rows = profiles.standardized(
-        min_controls=min_controls, missing=missing, prior=prior, center_per_batch=center_per_batch
+        min_controls=min_controls, missing=missing, scale=scale, prior=prior, center_per_batch=center_per_batch
     )
     residuals = _residuals(rows, profiles, center_per_batch=center_per_batch)
     whitening = fit_whitening(residuals)
@@ -214,6 +217,7 @@ def typical_variation_normalization(
         "lead_standard_error": float(choice.lead[1]),
         "whitened": choice.shrinkage < 1 or choice.rank < profiles.values.shape[1],
         "center_per_batch": center_per_batch,
+        "scale": scale,
         "prior": float(prior),
         "batch_prior": batch_prior,
         "min_controls": int(min_controls),

@@ -155,6 +155,8 @@ def shared_columns(
     first[codes[rows[::-1]]] = rows[::-1]
     out = {}
     for name in obs.columns.difference([*_WRITTEN, _keys.OBS_PERTURBATION], sort=False):
+        if str(name).startswith("_scvi"):  # codes that registration for a model leaves behind
+            continue
         column = obs[name]
         try:
             values = pd.factorize(column)[0]
