@@ -39,6 +39,10 @@ __all__ = ["typical_variation_normalization"]
 logger = logging.getLogger("perturbia.pp")
 
 _N_FOLDS = 5
+_RECORDED = frozenset(
+    {"perturbation_key", "sep", "batch_key", "fit_on", "published", "center_per_batch", "scale", "prior", "batch_prior"}
+    | {"min_controls", "missing", "as_axes", "max_rows", "seed"}
+)
 
 
 def typical_variation_normalization(
@@ -173,6 +177,7 @@ def typical_variation_normalization(
     >>> wells.obsm["X_tvn"].shape, wells.uns["X_tvn"]["chosen_by"]
     ((576, 120), 'replicates')
     """
+    recorded = {name: value for name, value in locals().items() if name in _RECORDED}
     _check(rank, shrinkage, choose_by, prior, batch_prior, min_controls, missing, max_rows, seed)
     profiles = read_control_profiles(
         adata,
@@ -185,21 +190,13 @@ def typical_variation_normalization(
         key_added=key_added,
         copy=copy,
     )
-    parameters: dict[str, Any] = {
-        "use_rep": use_rep or "X",
-        "perturbation_key": perturbation_key,
-        "control": np.array(check_control(control), dtype=object),
-        "sep": sep,
-        "batch_key": batch_key,
-        "fit_on": fit_on,
-        "published": published,
-        "whitened": True,
-        "batches": profiles.control_table(),
-    }
+    recorded["use_rep"] = use_rep or "X"
+    recorded["control"] = np.array(check_control(control), dtype=object)
+    recorded["batches"] = profiles.control_table()
     if published:
         profiles.require(2, missing="raise", can_pool=False)
         values = published_tvn(profiles.values, profiles.is_control, profiles.batches)
-        return write_profiles(adata, values, parameters, key_added=key_added, copy=copy)
+        return write_profiles(adata, values, {**recorded, "whitened": True}, key_added=key_added, copy=copy)
     rows = profiles.standardized(
         min_controls=min_controls, missing=missing, scale=scale, prior=prior, center_per_batch=center_per_batch
     )
@@ -208,25 +205,21 @@ def typical_variation_normalization(
     _check_controls(whitening, profiles, rank, shrinkage, batch_prior)
     choice = _choose(whitening, residuals, rows, profiles, rank, shrinkage, choose_by, max_rows, seed)
     values = _whitened(whitening, choice, rows, profiles, as_axes=as_axes, batch_prior=batch_prior)
-    parameters |= {
+    recorded |= _described(choice, rows.shape[1])
+    return write_profiles(adata, values, recorded, key_added=key_added, copy=copy)
+
+
+def _described(choice: WhiteningChoice, n_features: int) -> dict[str, Any]:
+    """What was chosen, for `uns`."""
+    return {
         "rank": choice.rank,
         "shrinkage": float(choice.shrinkage),
         "chosen_by": choice.chosen_by,
         "candidates": choice.candidates,
         "lead": float(choice.lead[0]),
         "lead_standard_error": float(choice.lead[1]),
-        "whitened": choice.shrinkage < 1 or choice.rank < profiles.values.shape[1],
-        "center_per_batch": center_per_batch,
-        "scale": scale,
-        "prior": float(prior),
-        "batch_prior": batch_prior,
-        "min_controls": int(min_controls),
-        "missing": missing,
-        "as_axes": as_axes,
-        "max_rows": int(max_rows),
-        "seed": int(seed),
+        "whitened": choice.shrinkage < 1 or choice.rank < n_features,
     }
-    return write_profiles(adata, values, parameters, key_added=key_added, copy=copy)
 
 
 def _whitened(
