@@ -583,3 +583,15 @@ def test_a_genome_takes_seconds_and_little_memory():
     assert seconds < 10
     assert gigabytes < 2
     assert recall == pytest.approx(0.1, abs=0.01)
+
+
+def test_a_degree_matched_null_of_known_pairs_is_told():
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame(rng.normal(size=(60, 5)), index=[f"g{i}" for i in range(60)])
+    few = [(f"g{i}", f"g{j}") for i in range(6) for j in range(i) if (i, j) != (5, 0)]
+    with pytest.warns(RuntimeWarning, match=r"14 known pairs of .* are 93% of all pairs of its 6 genes"):
+        relationship_recall(table, few, null="degree_matched", n_boot=0)
+    many = [(f"g{i}", f"g{(i + 1) % 60}") for i in range(60)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        relationship_recall(table, many, null="degree_matched", n_boot=0)

@@ -31,6 +31,8 @@ Null = Literal["all", "excluding_known", "degree_matched"]
 _LEAST_TAIL = 1e-9  # below this a tail is empty on purpose, or rounding
 # Sizes of the tail on each side for which curves are given.
 _TAILS = np.arange(26) / 100
+# Share of the pairs among the genes of a database that may be known before the degree-matched null is mostly they.
+_MOST_KNOWN = 0.25
 
 
 @dataclass(frozen=True)
@@ -175,7 +177,8 @@ def relationship_recall(
     Warns
     -----
     RuntimeWarning
-        Databases with one pair in the map: they have no interval. Maps of so few rows that a tail holds no pair.
+        Databases with one pair in the map: they have no interval. Maps of so few rows that a tail holds no pair. Known pairs
+        that are a quarter or more of the pairs among their genes, under the degree-matched null.
 
     Notes
     -----
@@ -315,10 +318,23 @@ def _against_others(
                 f"{len(rows)} genes with all pairs known. Use null='all'."
             )
             raise LabelError(msg)
+        _warn_of_known_null(database, len(pairs), len(rows))
         counts = count_cosines(units[rows], edge_probabilities(pairs.degrees()))
         (found[database],) = tail_hits(counts, [cosines[database]], tails)
         scores[database] = ranking_scores(counts, cosines[database], n_others[database])
     return found, scores
+
+
+def _warn_of_known_null(database: str, n_pairs: int, n_genes: int) -> None:
+    """Say that known pairs are much of what they are compared with."""
+    share = n_pairs / (n_genes * (n_genes - 1) // 2)
+    if share > _MOST_KNOWN:
+        warnings.warn(
+            f"null: {n_pairs} known pairs of {database!r} are {share:.0%} of all pairs of its {n_genes} genes in the map, and part "
+            "of the degree-matched null: few of them can be extreme in it. Use null='all', or a map of more genes.",
+            RuntimeWarning,
+            stacklevel=4,
+        )
 
 
 def _summarise(pairs: KnownPairs, hits: np.ndarray, *, n_boot: int, confidence: float, seed: int) -> pd.DataFrame:
