@@ -451,3 +451,23 @@ def test_every_label_of_controls_is_sampled_and_listed():
     assert wells.obs["curated"][controls].sum() == table.loc[["0", "DMSO"], "n_kept"].sum()
     with pytest.raises(ValueError, match="key_added: expected the key"):
         pb.pp.curate_perturbations(wells, control=["DMSO", "0"], key_added=None, **options)
+
+
+@pytest.mark.parametrize("consistency", [None, "pval"])
+def test_controls_alone_are_refused(consistency):
+    wells = pb.datasets.simulate_plates(n_complexes=2, n_single_genes=1, n_plates=3)
+    controls = wells[wells.obs["perturbation"] == "control"].copy()
+    for rows in (controls, controls[:1].copy()):
+        with pytest.raises(LabelError, match="expected a perturbation besides controls, got none"):
+            pb.pp.curate_perturbations(rows, batch_key="plate", consistency=consistency)
+        assert "curated" not in rows.obs
+
+
+def test_labels_of_controls_may_be_numbers():
+    wells = pb.datasets.simulate_plates(n_complexes=3, n_single_genes=2, n_plates=4)
+    wells.obs["perturbation"] = wells.obs["perturbation"].astype(str).replace({"control": "5"})
+    done = [
+        pb.pp.curate_perturbations(wells, batch_key="plate", consistency=None, control=control, copy=True)
+        for control in ("5", 5)
+    ]
+    assert done[0].obs["curated"].equals(done[1].obs["curated"])

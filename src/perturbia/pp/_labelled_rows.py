@@ -11,7 +11,7 @@ import pandas as pd
 
 from perturbia.errors import LabelError
 from perturbia.perturbation._profiles import label_design, obs_column
-from perturbia.perturbation.labels import UNASSIGNED
+from perturbia.perturbation.labels import UNASSIGNED, check_control
 from perturbia.pp._control_sampling import control_classes
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def read_labelled_rows(
     Raises
     ------
     LabelError
-        If a column does not exist, no row has both, or labels can not be read.
+        If a column does not exist, no row has both, labels can not be read, or all rows are controls.
     ControlError
         If no row has a label of `control` or `control_fraction`.
     """
@@ -78,7 +78,7 @@ def read_labelled_rows(
         for argument, key in (("perturbation_key", perturbation_key), ("batch_key", batch_key))
     )
     spelled = labels.astype(str).str.strip()
-    named = {control} if isinstance(control, str) else set(control or ())
+    named = set() if control is None else set(check_control(control))
     if isinstance(control_fraction, Mapping):
         named |= set(control_fraction)
     unknown = spelled.str.casefold().isin(UNASSIGNED) & ~spelled.isin(list(map(str, named)))
@@ -96,6 +96,9 @@ def read_labelled_rows(
     class_names, shares, classes = control_classes(control_fraction, text, design)
     codes = np.full(len(rows), -1)
     perturbations, codes[classes < 0] = np.unique(design.labels().astype(str)[classes < 0], return_inverse=True)
+    if not len(perturbations):
+        msg = f"perturbation_key: expected a perturbation besides controls, got none in {len(rows)} rows. Add treated rows."
+        raise LabelError(msg)
     return LabelledRows(
         rows=rows,
         perturbations=perturbations,

@@ -175,8 +175,8 @@ def _epsilon(epsilon: float | None, whitening: Whitening, n_controls: int) -> fl
 
 
 def _whiten(rows: np.ndarray, whitening: Whitening, epsilon: float, *, as_axes: bool) -> np.ndarray:
-    rest = whitening.complement
-    axes = np.hstack([whitening.axes, rest])
-    scale = 1 / np.sqrt(np.r_[whitening.variances, np.zeros(rest.shape[1])] + epsilon)
+    n_features, n_axes = whitening.axes.shape
+    axes = whitening.basis(n_features)
+    scale = 1 / np.sqrt(np.r_[whitening.variances, np.zeros(n_features - n_axes)] + epsilon)
     coordinates = (rows @ axes) * scale
     return coordinates if as_axes else coordinates @ axes.T

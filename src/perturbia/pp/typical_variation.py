@@ -18,7 +18,9 @@ from perturbia.pp._control_profiles import (
     read_control_profiles,
     write_profiles,
 )
+from perturbia.stats._membership import distinct_within
 from perturbia.stats._settings import check_choice, check_count, check_number, check_seed
+from perturbia.stats.group_moments import group_means
 from perturbia.stats.row_cosines import unit_rows
 from perturbia.stats.typical_variation import (
     ChooseBy,
@@ -237,13 +239,11 @@ def _whitened(
         return whitening.transform(rows, rank=rank, shrinkage=shrinkage, as_axes=as_axes)
     values = whitening.transform(rows, rank=rank, shrinkage=shrinkage, as_axes=True)
     values = recolour_batches(values, profiles.is_control, profiles.batches, prior=batch_prior)
-    return values if as_axes else values @ whitening.basis(rank)[:, : values.shape[1]].T
+    return values if as_axes else values @ whitening.basis(rank).T
 
 
 def _residuals(rows: np.ndarray, profiles: ControlProfiles, *, center_per_batch: bool) -> np.ndarray:
     """Controls about the mean of their batch; about that of all controls, where batches are not centred."""
-    from perturbia.stats.group_moments import group_means
-
     controls = rows[profiles.is_control]
     if not center_per_batch:
         return controls - controls.mean(axis=0)
@@ -292,8 +292,7 @@ class _ReplicateRetrieval:
         self.group, names = pd.factorize(groups)
         self.n_groups = len(names)
         self.batch = batches
-        spans = pd.DataFrame({"group": self.group, "batch": batches}).groupby("group")["batch"].nunique()
-        self.across = bool((spans > 1).any())
+        self.across = bool((distinct_within(self.group, batches, self.n_groups) > 1).any())
 
     def _candidates(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         same = self.group[rows, None] == self.group[None]
