@@ -24,9 +24,11 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
-__all__ = ["ControlProfiles", "check_key", "controls_to_fit", "read_control_profiles", "write_profiles"]
+__all__ = ["ControlProfiles", "Missing", "check_key", "controls_to_fit", "read_control_profiles", "write_profiles"]
 
 logger = logging.getLogger("perturbia.pp")
+
+Missing = Literal["raise", "pool"]
 
 _SLOTS = 4  # profiles of a perturbation and batch, at most
 
@@ -229,6 +231,3 @@ def write_profiles(
     out.obsm[key_added] = values.astype(np.float32)
     out.uns[key_added] = {key: value for key, value in parameters.items() if value is not None}
     return out if copy else None
-
-
-Missing = Literal["raise", "pool"]
